@@ -1,0 +1,332 @@
+/**
+ * The contracts everything is built on. One question runs through all of them: what lies at offset X,
+ * and for how many bytes does that answer hold?
+ *
+ * Two conventions:
+ * - `Done`: the work may be finished when the call returns (nothing returned) or later (a promise). A caller
+ *   that can wait uses `await`; the serving loop answers at once when nothing was returned.
+ * - `locate` and `extent` are synchronous and answer from metadata in memory. `null` means that this metadata is
+ *   not resident: `await load(at, limit)` and ask again.
+ */
+import type { ImageError } from './errors.ts';
+
+/** A byte offset or length. Safe integers only: 2^53 bytes is 8 PiB. */
+export type Bytes = number;
+// biome-ignore lint/suspicious/noConfusingVoidType: "nothing to wait for" is exactly what void says here
+export type Done = void | Promise<void>;
+
+// ── storage: bytes at rest, wherever they rest ────────────────────────────────
+
+export interface ByteSource extends AsyncDisposable {
+  /** Name in its store, for error messages. */
+  readonly name: string;
+  readonly size: Bytes;
+  /** Fills `into` from `at`, wholly; a short read is an ImageError. `into` belongs to the call until it is done. */
+  read(into: Uint8Array, at: Bytes): Done;
+}
+
+export interface ByteFile extends ByteSource {
+  /** Writes all of `from`, growing the file when needed. `from` belongs to the call until it is done. */
+  write(from: Uint8Array, at: Bytes): Done;
+  truncate(size: Bytes): Promise<void>;
+  /** Resolves when everything written before the call is durable. */
+  sync(): Promise<void>;
+}
+
+export interface StoreEntry {
+  readonly name: string;
+  readonly size: Bytes;
+  readonly modified: Date;
+}
+
+/** One place where backups live. Names are relative, `/`-separated, and never lead outside. Never writes. */
+export interface Store extends AsyncDisposable {
+  /** For messages: the path or URL that the user gave. */
+  readonly label: string;
+  /** Every regular file below `prefix` (a folder name, '' for all), in code-point order. Symbolic links are not followed. */
+  list(prefix?: string): AsyncIterable<StoreEntry>;
+  /** A missing name, or one that leads outside, is an ImageError 'not-found'. */
+  open(name: string): Promise<ByteSource>;
+}
+
+export interface WritableStore extends Store {
+  /** Fails with 'exists' when there is a file of that name. */
+  create(name: string): Promise<ByteFile>;
+  /** Durable when it resolves; replaces `to`. */
+  rename(from: string, to: string): Promise<void>;
+  remove(name: string): Promise<void>;
+}
+
+// ── layer: one disk in one image of a chain ──────────────────────────────────
+
+export type LayerId = string & { readonly __brand: 'LayerId' };
+
+/** What lies at an offset, and for how many bytes that answer holds. */
+export type Location = { readonly length: Bytes } & (
+  | { readonly kind: 'absent' }
+  | { readonly kind: 'zero' }
+  | { readonly kind: 'plain'; readonly source: ByteSource; readonly at: Bytes }
+  | { readonly kind: 'packed'; readonly unit: number; readonly within: Bytes }
+);
+
+export interface Layer {
+  readonly id: LayerId;
+  readonly size: Bytes;
+  /** Length of one unpacked unit, and the usual unit of allocation. */
+  readonly blockSize: Bytes;
+  /** 1 <= length <= limit; `at + limit` never exceeds `size`. `null`: call `load` first. Does not wait and does no I/O. */
+  locate(at: Bytes, limit: Bytes): Location | null;
+  /** Makes `locate(at, …)` answer for at least the first byte. Concurrent calls share one read. */
+  load(at: Bytes, limit: Bytes): Promise<void>;
+  /** Decrypts, checks and decompresses one unit into `into` (blockSize long; past the disk's end zeros). Never partly: on an error `into` is not to be used. */
+  unpack(unit: number, into: Uint8Array): Promise<void>;
+}
+
+// ── adapter: one backup image type ──────────────────────────────────────────────────
+
+export type Confidence = 'no' | 'maybe' | 'certain';
+
+export interface Keyring {
+  /** Secrets to try, in the user's order; empty when there are none (the image is then locked, not broken). */
+  secrets(): Promise<readonly Uint8Array[]>;
+}
+
+/** How an image names the image below it. Names are resolved inside the store only, by the core. */
+export type ParentRef =
+  | { readonly by: 'id'; readonly id: LayerId; readonly names: readonly string[] }
+  | { readonly by: 'name'; readonly name: string; readonly format: string | null };
+
+export interface ImageDisk {
+  /** `disk0`, `disk1`, … in the backup's own order. */
+  readonly name: string;
+  readonly size: Bytes;
+  readonly sectorSize: 512 | 4096;
+  /** Bytes that this image stores for the disk, after compression. */
+  readonly stored: Bytes;
+  /** null while the image is locked or broken. */
+  readonly layer: Layer | null;
+}
+
+export type PointType = 'full' | 'incremental' | 'differential' | 'snapshot';
+
+/** What one image file says about one restore point. */
+export interface ImagePoint {
+  readonly id: LayerId;
+  /** The image whose disks lie under these; null when these disks are complete by themselves. */
+  readonly parent: ParentRef | null;
+  /** Set and point name that the backup itself records; null: the core names them after the file. */
+  readonly set: string | null;
+  readonly time: Date | null;
+  readonly type: PointType;
+  readonly disks: readonly ImageDisk[];
+  /** Changes whenever the stored content does. A clone is bound to it. */
+  readonly identity: string;
+  /** Why it cannot be read: 'locked', 'wrong-key', 'broken-chain', 'corrupt', 'unsupported'. */
+  readonly problem: ImageError | null;
+}
+
+export interface Problem {
+  readonly fault: string;
+  readonly message: string;
+  readonly file: string;
+  readonly offset: Bytes;
+  readonly disk?: string;
+  readonly block?: number;
+}
+
+export interface VerifyRun {
+  /** 1 checksums, 2 structure too, 3 every block too (needs the key). */
+  readonly level: 1 | 2 | 3;
+  found(problem: Problem): void;
+  progress(bytesDone: Bytes, bytesTotal: Bytes): void;
+  readonly signal: AbortSignal;
+}
+
+/** One opened image file, and everything it says. Points are in the order of the file, oldest first. */
+export interface Image extends AsyncDisposable {
+  readonly adapter: string;
+  readonly name: string;
+  readonly encrypted: boolean;
+  readonly points: readonly ImagePoint[];
+  /** Oddities that do not stop reading, one line each. */
+  readonly warnings: readonly string[];
+  /** Checks the file by itself, without following the chain. Absent: the format carries nothing to check. */
+  verify?(run: VerifyRun): Promise<{ readonly checked: number; readonly bytes: Bytes }>;
+}
+
+export interface LayerSpec {
+  readonly set: string;
+  readonly time: Date;
+  readonly type: PointType;
+  readonly disks: readonly { readonly name: string; readonly size: Bytes; readonly sectorSize: 512 | 4096 }[];
+  readonly blockSize: Bytes;
+  /** The opened image that holds the parent point, and which of its points; null for a full. */
+  readonly parent: { readonly image: Image; readonly point: ImagePoint } | null;
+  /** Secret that unlocks the layer; null: not encrypted. */
+  readonly secret: Uint8Array | null;
+  /** zstd level; 0 stores blocks as they are. */
+  readonly compression: number;
+}
+
+export interface LayerWriter extends AsyncDisposable {
+  /**
+   * Puts one block, in any order; the last one of a block wins. `data` is blockSize long (the last block of a disk may
+   * be shorter) and may be reused once the promise resolves. 'zero' hides the parent, 'absent' lets it show.
+   */
+  write(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void>;
+  /** Bytes that went into the file so far. */
+  readonly stored: Bytes;
+  /** Durable and visible when it resolves. Without it the image never existed. */
+  commit(): Promise<LayerId>;
+}
+
+export interface Adapter {
+  readonly name: string;
+  /** For people: "QEMU copy-on-write". */
+  readonly title: string;
+  readonly extensions: readonly string[];
+  readonly supports: {
+    readonly differencing: boolean;
+    readonly encryption: boolean;
+    readonly compression: boolean;
+    readonly write: boolean;
+  };
+  /** Looks at the first and last bytes (up to 64 KiB each) and at nothing else. */
+  probe(head: Uint8Array, tail: Uint8Array, name: string): Confidence;
+  /** Reads identity and the top of the metadata: constant I/O whatever the size. Never follows a parent. */
+  open(name: string, store: Store, keys: Keyring): Promise<Image>;
+  /** Present where `supports.write`. */
+  create?(name: string, store: WritableStore, spec: LayerSpec): Promise<LayerWriter>;
+}
+
+// ── disk: what a guest sees ─────────────────────────────────────────────────────────
+
+export interface Extent {
+  readonly kind: 'data' | 'zero';
+  readonly length: Bytes;
+}
+
+/** Where data lies, and where a disk is known to read as zeros. */
+export interface Extents {
+  readonly size: Bytes;
+  readonly sectorSize: 512 | 4096;
+  /** 1 <= length <= limit, as long as is cheap to know. `null`: call `load` first. */
+  extent(at: Bytes, limit: Bytes): Extent | null;
+  load(at: Bytes, limit: Bytes): Promise<void>;
+}
+
+export interface Disk extends Extents, AsyncDisposable {
+  /** Stable across mounts; views derive their UUIDs from it. */
+  readonly id: string;
+  /** Fills `into` from `at`; the range lies inside the disk. On an error `into` is not to be used. */
+  read(into: Uint8Array, at: Bytes): Done;
+}
+
+export interface WritableDisk extends Disk {
+  /** All of `from` has reached the host's kernel when this is done: it survives a kill of this process. `from` belongs to the call until then. */
+  write(from: Uint8Array, at: Bytes): Done;
+  /** The range reads as zeros afterwards, whatever the base says. */
+  zero(at: Bytes, length: Bytes): Done;
+  /** Everything done before the call is durable when it resolves. */
+  flush(): Promise<void>;
+}
+
+// ── view: a file that does not exist ────────────────────────────────────────────────
+
+export type Piece =
+  | { readonly kind: 'disk'; readonly length: Bytes; readonly at: Bytes }
+  | { readonly kind: 'zero'; readonly length: Bytes }
+  | {
+      readonly kind: 'made';
+      readonly length: Bytes;
+      /** Fills all of `into` with the piece's bytes from `at` (relative to the piece's start). */
+      fill(into: Uint8Array, at: Bytes): Done;
+    };
+
+/** `from`: file offset at which the piece starts. */
+export type PlacedPiece = Piece & { readonly from: Bytes };
+
+export interface VirtualFile {
+  /** Appended to the disk's name: `.raw`, `.qcow2`, `-flat.vmdk`. */
+  readonly suffix: string;
+  readonly size: Bytes;
+  /** The piece that holds `at`, 0 <= at < size. 'disk' pieces may reach past the disk's end: zeros there. */
+  pieceAt(at: Bytes): PlacedPiece;
+}
+
+export interface LayoutSpec {
+  /** Identity layout, everything allocated, for a hypervisor to write to; otherwise compact: holes stay holes. */
+  readonly writable: boolean;
+  /** Name of the file without suffix, for formats that refer to themselves. */
+  readonly name: string;
+}
+
+export interface DiskFormat {
+  readonly name: 'raw' | 'vhd' | 'vhdx' | 'qcow2' | 'vmdk' | 'vdi';
+  readonly title: string;
+  /** Pure: the same disk gives the same bytes on every mount. Refuses a size beyond the format's limit with 'too-big', naming an alternative. */
+  layout(disk: Extents & { readonly id: string }, spec: LayoutSpec): readonly VirtualFile[];
+}
+
+// ── tree and host: what is mounted, and by whom it is served ────────────────────────
+
+export type Node = DirNode | FileNode | LinkNode;
+
+export interface DirNode {
+  readonly kind: 'dir';
+  readonly mtime: Date;
+  /** Permission bits, 0o555 for most. */
+  readonly mode: number;
+  list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] }[]>;
+  child(name: string): Promise<Node | null>;
+}
+
+export interface FileNode {
+  readonly kind: 'file';
+  readonly mtime: Date;
+  readonly mode: number;
+  /** Now; a writable view can grow. */
+  size(): Bytes;
+  /** Bytes that are not holes, for st_blocks; may be a close estimate while metadata is not loaded. */
+  allocated(): Bytes | Promise<Bytes>;
+  readonly writable: boolean;
+  open(): Promise<OpenFile>;
+}
+
+export interface LinkNode {
+  readonly kind: 'link';
+  readonly mtime: Date;
+  readonly target: string;
+}
+
+export interface OpenFile extends AsyncDisposable {
+  size(): Bytes;
+  /** Fills `into`; the host has clipped the range to the size. */
+  read(into: Uint8Array, at: Bytes): Done;
+  /** Present on writable files. May grow the file, or refuse that with 'no-space' or 'too-big'. */
+  write?(from: Uint8Array, at: Bytes): Done;
+  /** Punch hole and zero range: zeros afterwards. */
+  zero?(at: Bytes, length: Bytes): Done;
+  /** Larger only: growth, where the format allows it. */
+  resize?(size: Bytes): Done;
+  flush?(): Promise<void>;
+  /** First data (or hole) at or after `at`; null: none until the end. The end counts as a hole. */
+  seek(at: Bytes, want: 'data' | 'hole'): Bytes | null | Promise<Bytes | null>;
+}
+
+export interface Mounted extends AsyncDisposable {
+  /** Resolves when the kernel has let go of the mount, however that came about. */
+  readonly ended: Promise<void>;
+}
+
+export interface MountOptions {
+  readonly fsname: string;
+  readonly allowOther: boolean;
+  readonly extra: readonly string[];
+}
+
+export interface Host {
+  readonly name: 'fuse' | 'fuse-native';
+  /** Serves `root` at the empty directory `at`. Resolves when the tree can be read. */
+  mount(root: DirNode, at: string, options: MountOptions): Promise<Mounted>;
+}
