@@ -12,7 +12,6 @@ import type { ImageError } from './errors.ts';
 
 /** A byte offset or length. Safe integers only: 2^53 bytes is 8 PiB. */
 export type Bytes = number;
-// biome-ignore lint/suspicious/noConfusingVoidType: "nothing to wait for" is exactly what void says here
 export type Done = void | Promise<void>;
 
 // ── storage: bytes at rest, wherever they rest ────────────────────────────────

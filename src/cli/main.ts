@@ -1,1 +1,3 @@
-export async function main(args: string[]): Promise<void> { console.log('hello', process.version, args); }
+export async function main(args: string[]): Promise<void> {
+  console.log('hello', process.version, args);
+}

@@ -1,0 +1,237 @@
+/**
+ * All disk I/O goes through here: full reads, full writes, checked offsets.
+ *
+ * Why: Node writes at the file's cursor, without an error, when the position is a BigInt, NaN, a fraction, negative or
+ * missing; and a write on a full disk returns short without an error. Both are silent corruption.
+ */
+import fs from 'node:fs';
+import type { ByteFile, Bytes, Done } from './contracts.ts';
+import { ImageError } from './errors.ts';
+
+const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+
+export function checkOffset(at: number, length: number, file: string): void {
+  if (!Number.isSafeInteger(at) || at < 0 || !Number.isSafeInteger(at + length)) {
+    throw new ImageError('out-of-range', `offset ${at} is not a safe position`, { file });
+  }
+}
+
+const shortRead = (name: string, at: number, got: number, wanted: number): ImageError =>
+  new ImageError('corrupt', `the file ends early: ${got} of ${wanted} bytes`, { file: name, at });
+
+const ioError = (name: string, at: number, cause: unknown): ImageError => {
+  const code = (cause as NodeJS.ErrnoException).code ?? 'error';
+  const fault = code === 'ENOSPC' || code === 'EDQUOT' ? 'no-space' : code === 'EFBIG' ? 'too-big' : 'io';
+  return new ImageError(
+    fault,
+    fault === 'no-space' ? 'no space left' : `I/O failed (${code})`,
+    { file: name, at },
+    { cause },
+  );
+};
+
+/** Fills all of `into`, or throws. */
+export function readFullNow(fd: number, into: Uint8Array, at: Bytes, name: string): void {
+  checkOffset(at, into.length, name);
+  let done = 0;
+  try {
+    while (done < into.length) {
+      const n = fs.readSync(fd, into, done, into.length - done, at + done);
+      if (n === 0) throw shortRead(name, at, done, into.length);
+      done += n;
+    }
+  } catch (error) {
+    throw error instanceof ImageError ? error : ioError(name, at + done, error);
+  }
+}
+
+/** Writes all of `from`, or throws 'no-space', 'too-big' or 'io'. */
+export function writeFullNow(fd: number, from: Uint8Array, at: Bytes, name: string): void {
+  checkOffset(at, from.length, name);
+  let done = 0;
+  try {
+    while (done < from.length) {
+      const n = fs.writeSync(fd, from, done, from.length - done, at + done);
+      // A short write is how a full disk shows first; the next attempt brings the error itself.
+      if (n === 0) throw Object.assign(new Error('nothing written'), { code: 'ENOSPC' });
+      done += n;
+    }
+  } catch (error) {
+    throw ioError(name, at + done, error);
+  }
+}
+
+const readSome = (fd: number, into: Uint8Array, offset: number, at: number): Promise<number> =>
+  new Promise((resolve, reject) => {
+    fs.read(fd, into, offset, into.length - offset, at + offset, (error, n) => (error ? reject(error) : resolve(n)));
+  });
+
+/** As `readFullNow`, on a pool thread. */
+export async function readFull(fd: number, into: Uint8Array, at: Bytes, name: string): Promise<void> {
+  checkOffset(at, into.length, name);
+  let done = 0;
+  try {
+    while (done < into.length) {
+      const n = await readSome(fd, into, done, at);
+      if (n === 0) throw shortRead(name, at, done, into.length);
+      done += n;
+    }
+  } catch (error) {
+    throw error instanceof ImageError ? error : ioError(name, at + done, error);
+  }
+}
+
+export function syncData(fd: number, name: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    fs.fdatasync(fd, error => (error ? reject(ioError(name, 0, error)) : resolve()));
+  });
+}
+
+/** Makes a created, renamed or removed name durable. */
+export async function syncDirectory(path: string): Promise<void> {
+  const fd = fs.openSync(path, O_RDONLY);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      fs.fsync(fd, error => (error ? reject(ioError(path, 0, error)) : resolve()));
+    });
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Writes a small file so that, after any crash, either the old or the new content is there. */
+export async function replaceFile(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  const temporary = `${path}.new-${process.pid}`;
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
+  const fd = fs.openSync(temporary, 'w', mode);
+  try {
+    writeFullNow(fd, bytes, 0, temporary);
+    await syncData(fd, temporary);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  } finally {
+    fs.closeSync(fd);
+  }
+  fs.renameSync(temporary, path);
+  await syncDirectory(path.slice(0, Math.max(1, path.lastIndexOf('/'))));
+}
+
+export type OpenMode = 'read' | 'write' | 'create';
+
+/** Length of a block device, which `fstat` gives as 0: the last readable byte, found by doubling and halving. */
+function deviceSize(fd: number, name: string): Bytes {
+  const probe = new Uint8Array(1);
+  const readable = (at: number): boolean => {
+    try {
+      return fs.readSync(fd, probe, 0, 1, at) === 1;
+    } catch (error) {
+      throw ioError(name, at, error);
+    }
+  };
+  if (!readable(0)) return 0;
+  let low = 0;
+  let high = 512;
+  while (high < 2 ** 52 && readable(high)) {
+    low = high;
+    high *= 2;
+  }
+  while (high - low > 1) {
+    const middle = low + Math.floor((high - low) / 2);
+    if (readable(middle)) low = middle;
+    else high = middle;
+  }
+  return high;
+}
+
+/** How long a read from memory may take, in ms: what is slower is waiting for a device. */
+const patience = (length: number): number => 0.2 + length / 1_000_000;
+/** So many reads go through the pool after one that had to wait. */
+const COLD_READS = 64;
+
+/**
+ * A local file or block device. Reads are done at once while the page cache answers; when one had to wait for the
+ * device, the next ones go through the thread pool, so that a cold disk does not hold up the caller's other work.
+ */
+export class LocalFile implements ByteFile {
+  readonly name: string;
+  readonly fd: number;
+  #size: Bytes;
+  #cold = 0;
+  #open = true;
+
+  constructor(fd: number, name: string, size: Bytes) {
+    this.fd = fd;
+    this.name = name;
+    this.#size = size;
+  }
+
+  get size(): Bytes {
+    return this.#size;
+  }
+
+  read(into: Uint8Array, at: Bytes): Done {
+    if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
+    if (this.#cold > 0) {
+      this.#cold--;
+      return readFull(this.fd, into, at, this.name);
+    }
+    const before = performance.now();
+    readFullNow(this.fd, into, at, this.name);
+    if (performance.now() - before > patience(into.length)) this.#cold = COLD_READS;
+  }
+
+  write(from: Uint8Array, at: Bytes): void {
+    writeFullNow(this.fd, from, at, this.name);
+    this.#size = Math.max(this.#size, at + from.length);
+  }
+
+  async truncate(size: Bytes): Promise<void> {
+    checkOffset(size, 0, this.name);
+    try {
+      fs.ftruncateSync(this.fd, size);
+    } catch (error) {
+      throw ioError(this.name, size, error);
+    }
+    this.#size = size;
+  }
+
+  sync(): Promise<void> {
+    return syncData(this.fd, this.name);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#open) return;
+    this.#open = false;
+    fs.closeSync(this.fd);
+  }
+}
+
+/**
+ * Opens a regular file or block device by its path; anything else is refused. `name` is what messages call it.
+ * 'create' fails when the file exists. Missing: 'not-found'.
+ */
+export async function openFile(path: string, mode: OpenMode, name = path): Promise<LocalFile> {
+  const flags =
+    mode === 'read' ? O_RDONLY | O_NONBLOCK : mode === 'write' ? O_RDWR : O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW;
+  let fd: number;
+  try {
+    fd = fs.openSync(path, flags, 0o600);
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ENOTDIR')
+      throw new ImageError('not-found', 'no such file', { file: name }, { cause });
+    if (code === 'EEXIST') throw new ImageError('exists', 'the file exists already', { file: name }, { cause });
+    throw ioError(name, 0, cause);
+  }
+  try {
+    const stat = fs.fstatSync(fd);
+    if (stat.isBlockDevice()) return new LocalFile(fd, name, deviceSize(fd, name));
+    if (!stat.isFile())
+      throw new ImageError('unsupported', 'neither a regular file nor a block device', { file: name });
+    return new LocalFile(fd, name, stat.size);
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
+  }
+}

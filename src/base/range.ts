@@ -1,0 +1,28 @@
+/** Arithmetic on offsets. No 32-bit operators: `2**32 + 512 & ~511` is 512. */
+
+export const roundUp = (n: number, unit: number): number => Math.ceil(n / unit) * unit;
+export const roundDown = (n: number, unit: number): number => Math.floor(n / unit) * unit;
+export const isPowerOfTwo = (n: number): boolean =>
+  n > 0 && Number.isSafeInteger(n) && 2 ** Math.round(Math.log2(n)) === n;
+
+/** Greatest index whose start is at or before `at`; -1 when there is none. */
+export function lastAtOrBefore(starts: ArrayLike<number>, at: number): number {
+  let low = -1;
+  let high = starts.length - 1;
+  while (low < high) {
+    const middle = low + Math.ceil((high - low) / 2);
+    if (starts[middle]! <= at) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+const ZEROS = new Uint8Array(65536);
+
+export function isZero(data: Uint8Array): boolean {
+  for (let at = 0; at < data.length; at += ZEROS.length) {
+    const part = data.subarray(at, at + ZEROS.length);
+    if (Buffer.compare(part, part.length === ZEROS.length ? ZEROS : ZEROS.subarray(0, part.length)) !== 0) return false;
+  }
+  return true;
+}
