@@ -1,3 +1,176 @@
-export async function main(args: string[]): Promise<void> {
-  console.log('hello', process.version, args);
+/** The command line: finds the verb, loads only that, runs it, and turns whatever goes wrong into one line and an exit code. */
+import fs from 'node:fs';
+import { constants } from 'node:os';
+import yargs, { type Argv } from 'yargs';
+import { exitCodeOf, ImageError } from '../base/errors.ts';
+import { progressBar } from './progress.ts';
+import { errorJson, errorLines } from './report.ts';
+import { displayJson } from './text.ts';
+import type { Args, Context, Verb } from './verb.ts';
+import { verbs } from './verbs.ts';
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+const version = (): string => {
+  const text = fs.readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+};
+
+/** The verb named on the command line; all of them when there is none, for the list in `--help`. */
+async function loadVerbs(args: readonly string[]): Promise<readonly Verb[]> {
+  const named = args.find(arg => !arg.startsWith('-'));
+  const names = named !== undefined && Object.hasOwn(verbs, named) ? [named] : Object.keys(verbs);
+  return Promise.all(names.map(async name => (await verbs[name]!()).command));
+}
+
+/** yargs' own words, in ours where they are not clear. */
+function usageError(message: string, verb: Verb | undefined): ImageError {
+  const synopsis = verb === undefined ? 'bootmount <verb>' : `bootmount ${verb.name} ${verb.positionals}`.trimEnd();
+  const what = message.startsWith('Not enough non-option arguments')
+    ? `an argument is missing: ${synopsis}`
+    : message.split('\n')[0]!.replace(/^Unknown arguments?:/, 'unknown argument:');
+  return new ImageError('usage', what, {}, { hint: `${synopsis.replace(/ [<[].*/, '')} --help` });
+}
+
+/** A flag that takes one value and was given twice reaches us as a list: nobody should have to guess which one counts. */
+function refuseTwice(parser: Argv, args: Args, verb: Verb): void {
+  const declared = (parser as unknown as { getOptions(): { array: readonly string[] } }).getOptions().array;
+  for (const [key, value] of Object.entries(args)) {
+    if (key === '_' || !Array.isArray(value) || declared.includes(key)) continue;
+    throw usageError(`--${key} is given more than once`, verb);
+  }
+}
+
+interface Parsed {
+  readonly verb: Verb | null;
+  readonly args: Args;
+  /** What `--help` or `--version` prints. */
+  readonly text: string;
+}
+
+async function parse(args: readonly string[]): Promise<Parsed> {
+  const loaded = await loadVerbs(args);
+  const single = loaded.length === 1 ? loaded[0] : undefined;
+  let chosen: { verb: Verb; args: Args } | null = null;
+  let failure: unknown = null;
+  let text = '';
+  const parser = yargs()
+    .scriptName('bootmount')
+    .locale('en')
+    .parserConfiguration({ 'dot-notation': false, 'parse-positional-numbers': false })
+    .usage('$0 <verb>\n\nMounts directories of image backups and shows every restore point as bootable disk files.')
+    .option('json', { type: 'boolean', default: false, describe: 'print one JSON document' })
+    .option('verbose', { type: 'boolean', default: false, describe: 'say more, with stack traces for errors' })
+    .help()
+    .version(version())
+    .wrap(Math.min(100, process.stdout.columns ?? 100))
+    .strict()
+    .demandCommand(1, 'no verb given')
+    .exitProcess(false)
+    .showHelpOnFail(false)
+    .fail((message, error) => {
+      failure ??= error ?? usageError(message, single);
+    });
+  for (const verb of loaded) {
+    const usage = `${verb.name} ${verb.positionals}`.trimEnd();
+    parser.command(
+      usage,
+      verb.summary,
+      (y: Argv) => verb.build(y.usage(`$0 ${usage}\n\n${verb.summary}`).example(verb.example, '')),
+      found => {
+        chosen = { verb, args: found };
+      },
+    );
+  }
+  await parser.parseAsync([...args], {}, (_error, _args, output) => {
+    text = output;
+  });
+  if (failure !== null) throw failure;
+  if (chosen === null) return { verb: null, args: {}, text };
+  const { verb, args: found } = chosen as { verb: Verb; args: Args };
+  refuseTwice(parser, found, verb);
+  return { verb, args: found, text };
+}
+
+/** Standard output whose reader may go away (`| head`): that is no error, and no reason to stop a job. */
+function printer(): { print(text: string): void; failed(): Error | null } {
+  let failure: NodeJS.ErrnoException | null = null;
+  process.stdout.on('error', error => {
+    failure ??= error;
+  });
+  process.stderr.on('error', () => {});
+  return {
+    print(text) {
+      if (failure === null) process.stdout.write(`${text}\n`);
+    },
+    failed: () => (failure === null || failure.code === 'EPIPE' ? null : failure),
+  };
+}
+
+interface Interrupts extends Disposable {
+  readonly signal: AbortSignal;
+  exitCode(): number | null;
+}
+
+/** The first signal asks the verb to stop and clean up; listeners are gone then, so that a second one ends the program. */
+function interrupts(): Interrupts {
+  const controller = new AbortController();
+  let code: number | null = null;
+  const onSignal = (name: NodeJS.Signals): void => {
+    code = 128 + constants.signals[name];
+    controller.abort(new ImageError('io', `stopped by ${name}`));
+    stop();
+  };
+  const stop = (): void => {
+    for (const name of SIGNALS) process.off(name, onSignal);
+  };
+  for (const name of SIGNALS) process.on(name, onSignal);
+  return { signal: controller.signal, exitCode: () => code, [Symbol.dispose]: stop };
+}
+
+export async function main(args: readonly string[]): Promise<void> {
+  const flags = args.includes('--') ? args.slice(0, args.indexOf('--')) : args;
+  const json = flags.includes('--json');
+  const verbose = flags.includes('--verbose');
+  const { print, failed } = printer();
+  const note = (text: string): void => {
+    process.stderr.write(`${text}\n`);
+  };
+  let doing = '';
+  const report = (error: unknown): void => {
+    if (json) note(errorJson(error));
+    else for (const line of errorLines(doing, error, verbose)) note(line);
+  };
+  process.on('uncaughtException', error => {
+    report(error);
+    process.exit(exitCodeOf(error));
+  });
+  using stops = interrupts();
+  try {
+    const { verb, args: parsed, text } = await parse(args);
+    if (verb === null) {
+      print(text);
+    } else {
+      doing = verb.name;
+      const context: Context = {
+        out: print,
+        outJson: value => print(displayJson(value)),
+        note,
+        exitCode: code => {
+          process.exitCode = code;
+        },
+        json,
+        verbose,
+        signal: stops.signal,
+        progress: progressBar,
+      };
+      await verb.run(parsed, context);
+    }
+    const unwritten = failed();
+    if (unwritten !== null) throw new ImageError('io', `the output cannot be written: ${unwritten.message}`);
+  } catch (error) {
+    report(error);
+    process.exitCode = exitCodeOf(error);
+  }
+  process.exitCode = stops.exitCode() ?? process.exitCode ?? 0;
 }

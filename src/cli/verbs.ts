@@ -1,0 +1,14 @@
+/** Every verb, loaded only when it is used: start-up time is part of the product. */
+import type { Verb } from './verb.ts';
+
+type VerbModule = Promise<{ readonly command: Verb }>;
+
+export const verbs: Readonly<Record<string, () => VerbModule>> = {
+  ls: () => import('./ls.ts'),
+  info: () => import('./info.ts'),
+  backup: () => import('./backup.ts'),
+  verify: () => import('./verify.ts'),
+  restore: () => import('./restore.ts'),
+  doctor: () => import('./doctor.ts'),
+  completion: () => import('./completion.ts'),
+};
