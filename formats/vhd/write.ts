@@ -1,0 +1,61 @@
+import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
+import { isZero } from '../../src/base/range.ts';
+import { viewOf } from '../../src/base/struct.ts';
+import { BLOCK, checkedSize, footerFor, leadFor, planFor, uuidFor } from './layout.ts';
+import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from './structs.ts';
+
+/** Length of the block's stretch that may hold data, 0 when it is known to be zeros. */
+async function dataLength(disk: Disk, start: Bytes, length: Bytes): Promise<Bytes> {
+  let end = 0;
+  for (let done = 0; done < length; ) {
+    const extent = disk.extent(start + done, length - done);
+    if (extent === null) {
+      await disk.load(start + done, length - done);
+      continue;
+    }
+    done += extent.length;
+    if (extent.kind === 'data') end = done;
+  }
+  return end;
+}
+
+/**
+ * Writes the disk into an empty file as a dynamic VHD; blocks of zeros take no space. The footer goes last, after
+ * everything else is durable: a file that was cut off is not taken for a disk.
+ * 'too-big' beyond 2040 GiB; `signal` stops between blocks with its own reason.
+ */
+export async function writeVhd(
+  disk: Disk,
+  file: ByteFile,
+  onProgress?: (bytesDone: Bytes, bytesTotal: Bytes) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  const size = checkedSize(disk.size);
+  const plan = planFor(size);
+  const footer = footerFor(size, 'dynamic', uuidFor(`vhd file\n${disk.id}`));
+  const table = new Uint8Array(plan.tableLength).fill(0xff);
+  const entries = viewOf(table);
+  const unit = new Uint8Array(plan.bitmapLength + BLOCK).fill(0xff, 0, plan.bitmapLength);
+  let end = plan.first;
+  for (let block = 0; block < plan.blocks; block++) {
+    signal?.throwIfAborted();
+    const start = block * BLOCK;
+    const length = Math.min(BLOCK, disk.size - start);
+    const used = await dataLength(disk, start, length);
+    const data = unit.subarray(plan.bitmapLength);
+    if (used > 0) await disk.read(data.subarray(0, used), start);
+    data.fill(0, used);
+    if (used > 0 && !isZero(data.subarray(0, used))) {
+      await file.write(unit, end);
+      entries.setUint32(block * 4, end / SECTOR);
+      end += plan.stride;
+    }
+    onProgress?.(start + length, disk.size);
+  }
+  signal?.throwIfAborted();
+  await file.write(table, FOOTER_SIZE + HEADER_SIZE);
+  await file.sync();
+  await file.write(footer, end);
+  await file.write(leadFor(footer, plan.blocks), 0);
+  await file.sync();
+}
