@@ -1,0 +1,217 @@
+/** Writing a QCOW2 file: only clusters with data are stored, one after another. */
+import { promisify } from 'node:util';
+import { deflateRaw, zstdCompress } from 'node:zlib';
+import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { isZero, roundDown, roundUp } from '../../src/base/range.ts';
+import { viewOf } from '../../src/base/struct.ts';
+import { type Compression, INCOMPATIBLE, tablesFor } from './header.ts';
+import { clusterBitsFor, plainHeader, putEntry } from './layout.ts';
+import { HostSpace } from './space.ts';
+
+const deflate = promisify<Uint8Array, object, Buffer>(deflateRaw);
+const zstd = promisify<Uint8Array, Buffer>(zstdCompress);
+
+/** QEMU's window for reading compressed clusters is 4 KiB. */
+const WINDOW_BITS = 12;
+/** L2 tables that stay in memory while a disk is written in any order. */
+const TABLE_BYTES: Bytes = 16 * 2 ** 20;
+/** Read from the disk at a time. */
+const CHUNK: Bytes = 2 ** 21;
+
+export interface Qcow2Writer {
+  readonly clusterSize: Bytes;
+  /** Length of the file so far. */
+  readonly stored: Bytes;
+  /**
+   * Stores the clusters from `cluster` on, in any order but each only once ('usage' otherwise). `data` is a whole number
+   * of clusters, at most 2 MiB or one cluster; behind the disk's end it is zeros. It may be reused afterwards.
+   */
+  put(cluster: number, data: Uint8Array): Promise<void>;
+  /** Writes tables, refcounts and, after everything else is durable, the header. Before that the file is no image. */
+  finish(): Promise<void>;
+}
+
+/** L2 tables by number; those not used lately rest in the file. */
+function tableStore(file: ByteFile, space: HostSpace, clusterSize: Bytes, count: number) {
+  const l1 = new Uint8Array(count * 8);
+  const l1View = viewOf(l1);
+  const places = new Float64Array(count);
+  const resident = new Map<number, Uint8Array>();
+  const most = Math.max(2, TABLE_BYTES / clusterSize);
+  return {
+    l1,
+    async table(index: number): Promise<DataView> {
+      let bytes = resident.get(index);
+      if (bytes === undefined) {
+        bytes = new Uint8Array(clusterSize);
+        if (places[index] !== 0) await file.read(bytes, places[index]!);
+        else {
+          places[index] = await space.take(1);
+          putEntry(l1View, index * 8, places[index]!);
+        }
+        if (resident.size >= most) {
+          const [oldest, table] = resident.entries().next().value!;
+          await file.write(table, places[oldest]!);
+          resident.delete(oldest);
+        }
+      } else resident.delete(index);
+      resident.set(index, bytes);
+      return viewOf(bytes);
+    },
+    async flush(): Promise<void> {
+      for (const [index, bytes] of resident) await file.write(bytes, places[index]!);
+    },
+  };
+}
+
+function checkPut(cluster: number, length: Bytes, clusterSize: Bytes, blocks: number, file: string): void {
+  const count = length / clusterSize;
+  if (!Number.isInteger(count) || length > Math.max(CHUNK, clusterSize) || cluster + count > blocks)
+    throw new ImageError('out-of-range', `${length} bytes at cluster ${cluster} are not clusters of the disk`, {
+      file,
+    });
+}
+
+/**
+ * A writer over the empty file `file`, for a disk of `size` bytes. With `compression` a cluster is stored packed when that
+ * is shorter. One call at a time.
+ */
+export function createQcow2(
+  file: ByteFile,
+  size: Bytes,
+  options: { readonly compression?: Compression | null } = {},
+): Qcow2Writer {
+  const compression = options.compression ?? null;
+  const guestSize = roundUp(size, 512);
+  const clusterBits = clusterBitsFor(guestSize);
+  const clusterSize = 2 ** clusterBits;
+  const perTable = clusterSize / 8;
+  const blocks = Math.ceil(guestSize / clusterSize);
+  const l1Entries = tablesFor({ clusterSize, extendedL2: false }, guestSize);
+  const space = new HostSpace(file, clusterSize);
+  const tables = tableStore(file, space, clusterSize, l1Entries);
+  const headerReserved = space.take(1);
+
+  async function place(cluster: number): Promise<{ view: DataView; at: number }> {
+    const view = await tables.table(Math.floor(cluster / perTable));
+    const at = (cluster % perTable) * 8;
+    if (view.getUint32(at) !== 0 || view.getUint32(at + 4) !== 0)
+      throw new ImageError('usage', `cluster ${cluster} was put before`, { file: file.name });
+    return { view, at };
+  }
+
+  /** False when packing does not make it shorter. */
+  async function putPacked(cluster: number, data: Uint8Array): Promise<boolean> {
+    const packed = await (compression === 'zstd' ? zstd(data) : deflate(data, { windowBits: WINDOW_BITS }));
+    if (packed.length >= clusterSize) return false;
+    const { view, at } = await place(cluster);
+    const offset = await space.takePacked(packed.length);
+    await file.write(packed, offset);
+    const sectors = Math.floor((offset + packed.length - 1) / 512) - Math.floor(offset / 512);
+    const unit = 2 ** (62 - (clusterBits - 8) - 32);
+    view.setUint32(at, 0x4000_0000 + sectors * unit + Math.floor(offset / 0x1_0000_0000));
+    view.setUint32(at + 4, offset % 0x1_0000_0000);
+    return true;
+  }
+
+  async function putPlain(cluster: number, data: Uint8Array): Promise<void> {
+    const count = data.length / clusterSize;
+    // Tables take their clusters first, so that the data stays in one piece.
+    for (let i = 0; i < count; i++) await place(cluster + i);
+    const offset = await space.take(count);
+    await file.write(data, offset);
+    for (let i = 0; i < count; i++) {
+      const { view, at } = await place(cluster + i);
+      putEntry(view, at, offset + i * clusterSize);
+    }
+  }
+
+  return {
+    clusterSize,
+    get stored() {
+      return space.end;
+    },
+    async put(cluster, data) {
+      await headerReserved;
+      checkPut(cluster, data.length, clusterSize, blocks, file.name);
+      if (compression === null) return putPlain(cluster, data);
+      for (let i = 0; i * clusterSize < data.length; i++) {
+        const part = data.subarray(i * clusterSize, (i + 1) * clusterSize);
+        if (!(await putPacked(cluster + i, part))) await putPlain(cluster + i, part);
+      }
+    },
+    async finish() {
+      await headerReserved;
+      await tables.flush();
+      const l1At = await space.take(Math.ceil((l1Entries * 8) / clusterSize));
+      await file.write(tables.l1, l1At);
+      const { refcountsAt, refcountClusters } = await space.finish();
+      await file.truncate(space.end);
+      await file.sync();
+      const zstdBit = compression === 'zstd' ? INCOMPATIBLE.compressionType : 0n;
+      const header = plainHeader({
+        ...{ clusterBits, size: guestSize, l1Entries, l1At, refcountsAt, refcountClusters },
+        incompatible: zstdBit,
+        compressionType: compression === 'zstd' ? 1 : 0,
+      });
+      await file.write(header, 0);
+      await file.sync();
+    },
+  };
+}
+
+/**
+ * Writes all of `disk` into the empty file `file`, without its zeros. `onProgress` gets guest bytes. When it fails or
+ * `signal` aborts it, the file is no image and should be removed.
+ */
+export async function writeQcow2(
+  disk: Disk,
+  file: ByteFile,
+  onProgress?: (bytesDone: Bytes, bytesTotal: Bytes) => void,
+  signal?: AbortSignal,
+  options: { readonly compression?: Compression | null } = {},
+): Promise<void> {
+  const writer = createQcow2(file, disk.size, options);
+  const { clusterSize } = writer;
+  const buffer = new Uint8Array(Math.max(CHUNK, clusterSize));
+  for (let at = 0; at < disk.size; ) {
+    signal?.throwIfAborted();
+    const extent = disk.extent(at, disk.size - at);
+    if (extent === null) {
+      await disk.load(at, disk.size - at);
+      continue;
+    }
+    const end = at + extent.length;
+    const skipTo = end >= disk.size ? disk.size : roundDown(end, clusterSize);
+    if (extent.kind === 'zero' && skipTo > at) at = skipTo;
+    else {
+      const length = Math.min(
+        buffer.length,
+        disk.size - at,
+        Math.max(clusterSize, roundUp(extent.length, clusterSize)),
+      );
+      await disk.read(buffer.subarray(0, length), at);
+      const padded = roundUp(length, clusterSize);
+      buffer.fill(0, length, padded);
+      await putRuns(writer, at / clusterSize, buffer.subarray(0, padded));
+      at += length;
+    }
+    onProgress?.(at, disk.size);
+  }
+  signal?.throwIfAborted();
+  await writer.finish();
+}
+
+/** Puts what is not zero, neighbours together. */
+async function putRuns(writer: Qcow2Writer, first: number, data: Uint8Array): Promise<void> {
+  const { clusterSize } = writer;
+  const part = (i: number): Uint8Array => data.subarray(i * clusterSize, (i + 1) * clusterSize);
+  const count = data.length / clusterSize;
+  for (let i = 0; i < count; ) {
+    let end = i;
+    while (end < count && !isZero(part(end))) end++;
+    if (end > i) await writer.put(first + i, data.subarray(i * clusterSize, end * clusterSize));
+    i = end + 1;
+  }
+}
