@@ -1,0 +1,260 @@
+/** Making, finding and ending mounts. Nothing here touches a path below a mount from the calling thread. */
+import { spawn, spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import type { MountOptions } from '../../base/contracts.ts';
+import { ImageError } from '../../base/errors.ts';
+
+const TYPE = 'fuse.bootmount';
+const DEVICE = '/dev/fuse';
+/** Programs that run as root are looked for in root's places only, never along the caller's PATH. */
+const PLACES = ['/usr/bin', '/bin', '/usr/sbin', '/sbin'];
+const ENVIRONMENT = { PATH: PLACES.join(':'), LC_ALL: 'C' };
+/** How long in ms a mount may take to say whether it is alive. */
+const PATIENCE = 3000;
+
+export interface Mount {
+  readonly at: string;
+  /** What was given as `fsname`. */
+  readonly source: string;
+  /** `major:minor` of the file system, as in /sys/class/bdi. */
+  readonly device: string;
+  readonly options: string;
+}
+
+function program(name: string): string {
+  const found = PLACES.map(place => `${place}/${name}`).find(file => fs.existsSync(file));
+  if (found === undefined)
+    throw new ImageError(
+      'unsupported',
+      `the program ${name} is missing`,
+      {},
+      { hint: 'install util-linux and coreutils' },
+    );
+  return found;
+}
+
+/** mountinfo writes space, tab, newline, backslash and `#` as three octal digits (proc(5)). */
+const unescaped = (text: string): string =>
+  Buffer.from(
+    text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8))),
+    'latin1',
+  ).toString('utf8');
+
+/** Parses /proc/self/mountinfo, given as latin1. */
+export function parseMounts(mountinfo: string): Mount[] {
+  const mounts: Mount[] = [];
+  for (const line of mountinfo.split('\n')) {
+    const [before, after] = line.split(' - ', 2);
+    if (before === undefined || after === undefined) continue;
+    const [type, source, superOptions] = after.split(' ');
+    const fields = before.split(' ');
+    if (type !== TYPE) continue;
+    mounts.push({
+      at: unescaped(fields[4]!),
+      source: unescaped(source!),
+      device: fields[2]!,
+      options: `${fields[5]},${superOptions}`,
+    });
+  }
+  return mounts;
+}
+
+/** Mounts of this program: all, or those at exactly `at` (the last one is on top). */
+export function mountsOf(at?: string): Mount[] {
+  const mounts = parseMounts(fs.readFileSync('/proc/self/mountinfo', 'latin1'));
+  return at === undefined ? mounts : mounts.filter(mount => mount.at === at);
+}
+
+/**
+ * Whether nobody serves the mount at `at` any more. Asked by another program, since the answer of a living mount may
+ * have to come from this very thread; one that does not answer in time counts as alive.
+ */
+export function isDead(at: string): boolean {
+  const result = spawnSync(program('stat'), ['-f', '--', at], {
+    env: ENVIRONMENT,
+    timeout: PATIENCE,
+    killSignal: 'SIGKILL',
+    encoding: 'utf8',
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  return result.status !== 0 && /not connected/.test(result.stderr ?? '');
+}
+
+/** Absolute and without links. A mount of ours is never looked into: it may be dead, or served by this thread. */
+function locationOf(at: string): string {
+  const full = path.resolve(at);
+  if (full === '/') throw new ImageError('usage', 'the root directory cannot be a mountpoint', { file: at });
+  const mounts = mountsOf();
+  const inside = mounts.find(mount => full.startsWith(`${mount.at}/`));
+  if (inside !== undefined) throw new ImageError('usage', `lies inside the mount ${inside.at}`, { file: at });
+  if (mounts.some(mount => mount.at === full)) return full;
+  let real: string;
+  try {
+    const link = readLink(full);
+    if (link !== null) return locationOf(path.resolve(path.dirname(full), link));
+    real = path.join(fs.realpathSync(path.dirname(full)), path.basename(full));
+  } catch (cause) {
+    if (cause instanceof ImageError) throw cause;
+    throw new ImageError('not-found', 'no such directory to mount at', { file: at }, { cause });
+  }
+  return real;
+}
+
+function readLink(file: string): string | null {
+  try {
+    return fs.readlinkSync(file);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EINVAL') return null;
+    throw error;
+  }
+}
+
+/** The empty directory to mount at. A dead mount of ours that lies there is detached first. */
+function mountpoint(at: string): string {
+  const full = locationOf(at);
+  for (const _dead of mountsOf(full)) {
+    if (!isDead(full))
+      throw new ImageError('busy', 'already mounted here', { file: at }, { hint: `bootmount unmount ${at}` });
+    const result = run('umount', ['-i', '-l', '--', full]);
+    if (result.status !== 0) throw new ImageError('busy', `a dead mount is in the way: ${result.text}`, { file: at });
+  }
+  let names: string[];
+  try {
+    names = fs.readdirSync(full);
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT') throw new ImageError('not-found', 'no such directory to mount at', { file: at }, { cause });
+    if (code === 'ENOTDIR') throw new ImageError('exists', 'not a directory', { file: at }, { cause });
+    throw new ImageError('io', `the mountpoint cannot be read (${code})`, { file: at }, { cause });
+  }
+  if (names.length > 0) throw new ImageError('exists', 'the mountpoint is not empty', { file: at });
+  return full;
+}
+
+function run(name: string, args: readonly string[], fd?: number): { status: number | null; text: string } {
+  const result = spawnSync(program(name), args, {
+    cwd: '/',
+    env: ENVIRONMENT,
+    encoding: 'utf8',
+    stdio: ['ignore', 'ignore', 'pipe', ...(fd === undefined ? [] : [fd])],
+  });
+  return { status: result.status, text: (result.stderr ?? '').trim().replace(/\s+/g, ' ') };
+}
+
+/** Mount options that a user may add. Everything else is either set here or weakens what is set here. */
+const ALLOWED = new Set([
+  'ro',
+  'rw',
+  'noatime',
+  'nodiratime',
+  'relatime',
+  'sync',
+  'dirsync',
+  'nosuid',
+  'nodev',
+  'noexec',
+]);
+
+/** The `-o` argument; the descriptor is inherited as 3. A mount by root alone would allow devices and set-uid files. */
+export function mountArgument(options: MountOptions): string {
+  const wrong = options.extra.find(option => !ALLOWED.has(option));
+  if (wrong !== undefined)
+    throw new ImageError('usage', `the mount option ${JSON.stringify(wrong)} is not taken`, { field: '-o' });
+  return [
+    'fd=3',
+    'rootmode=40000',
+    `user_id=${process.getuid?.() ?? 0}`,
+    `group_id=${process.getgid?.() ?? 0}`,
+    'default_permissions',
+    ...(options.allowOther ? ['allow_other'] : []),
+    ...options.extra,
+    'nosuid',
+    'nodev',
+    'noexec',
+  ].join(',');
+}
+
+/** A name that mount(8) takes as it is: no control characters, not `LABEL=…` and the like, which it would look up. */
+export const sourceName = (fsname: string): string =>
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is replaced
+  (fsname.replace(/[\u0000-\u001f\u007f]/g, '?') || 'bootmount').replace(/^([A-Za-z]+)=/, '$1:');
+
+/**
+ * Opens /dev/fuse and mounts it at the empty directory `at`; the descriptor is to be served. Faults: 'not-found',
+ * 'exists' (not an empty directory), 'busy' (already mounted), 'unsupported' (no /dev/fuse or no right to mount), 'usage'.
+ */
+export function openFuse(at: string, options: MountOptions): number {
+  const argument = mountArgument(options);
+  const target = mountpoint(at);
+  let fd: number;
+  try {
+    fd = fs.openSync(DEVICE, 'r+');
+  } catch (cause) {
+    const missing =
+      (cause as NodeJS.ErrnoException).code !== 'EACCES' && (cause as NodeJS.ErrnoException).code !== 'EPERM';
+    const hint = missing
+      ? 'load the kernel module: modprobe fuse; a container needs --device /dev/fuse and --cap-add SYS_ADMIN'
+      : 'mount as root, or use --transport fuse-native';
+    throw new ImageError(
+      'unsupported',
+      missing ? 'this machine has no FUSE' : 'no right to use FUSE',
+      { file: DEVICE },
+      { cause, hint },
+    );
+  }
+  const result = run('mount', ['-i', '-t', TYPE, '-o', argument, '--', sourceName(options.fsname), target], fd);
+  if (result.status === 0) return fd;
+  fs.closeSync(fd);
+  if (/permission denied|must be superuser|not permitted/i.test(result.text)) {
+    throw new ImageError(
+      'unsupported',
+      'no right to mount',
+      { file: at },
+      { hint: 'mount as root, or use --transport fuse-native; a container needs --cap-add SYS_ADMIN' },
+    );
+  }
+  throw new ImageError('io', `mount failed: ${result.text || `status ${result.status}`}`, { file: at });
+}
+
+/**
+ * Ends the mount at `at`. `lazy` takes the name away now and the rest when the last file is closed. Faults: 'busy',
+ * 'not-found' (nothing of ours is mounted there).
+ */
+export async function unmount(at: string, { lazy = false } = {}): Promise<void> {
+  const full = locationOf(at);
+  if (mountsOf(full).length === 0) throw new ImageError('not-found', 'nothing is mounted here', { file: at });
+  // Not awaited synchronously: umount looks at the mount, and this thread may have to answer.
+  const child = spawn(program('umount'), ['-i', ...(lazy ? ['-l'] : []), '--', full], {
+    cwd: '/',
+    env: ENVIRONMENT,
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let text = '';
+  child.stderr.setEncoding('utf8').on('data', (part: string) => {
+    text += part;
+  });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject).once('close', resolve);
+  });
+  if (status === 0) return;
+  if (/busy/.test(text))
+    throw new ImageError('busy', 'in use', { file: at }, { hint: 'close what uses it, or unmount with --force' });
+  if (/not mounted|no mount point/.test(text))
+    throw new ImageError('not-found', 'nothing is mounted here', { file: at });
+  throw new ImageError('io', `umount failed: ${text.trim().replace(/\s+/g, ' ')}`, { file: at });
+}
+
+/**
+ * Lets the kernel read ahead by a whole request in page-cached files instead of 128 KiB. Only for speed, and only after
+ * INIT, which sets it: where it is not permitted nothing is lost.
+ */
+export function readFurtherAhead(at: string, bytes = 1024 * 1024): void {
+  const mount = mountsOf(path.resolve(at)).at(-1);
+  if (mount === undefined) return;
+  try {
+    fs.writeFileSync(`/sys/class/bdi/${mount.device}/read_ahead_kb`, String(Math.floor(bytes / 1024)));
+  } catch {
+    // A container without a writable /sys keeps the default.
+  }
+}

@@ -1,0 +1,186 @@
+/** Which node id stands for which path, and what the kernel holds open. */
+import { createHash } from 'node:crypto';
+import type { DirNode, FileNode, Node, OpenFile } from '../../base/contracts.ts';
+import { type Connection, createJournal, type Journal, type Line, noJournal, readJournal } from './journal.ts';
+import { ROOT_ID } from './protocol.ts';
+
+export interface Entry {
+  readonly id: number;
+  readonly path: string;
+  /** null after a take-over, until the path is walked again. */
+  node: Node | null;
+  /** How many answers with this id the kernel has not forgotten. Not known after a take-over: then it stays for good. */
+  lookups: number;
+  /** State of a read-only file when it was last opened: pages that the kernel kept are good while it is the same. */
+  cached: string | null;
+}
+
+export interface Handle {
+  readonly fh: number;
+  readonly id: number;
+  readonly flags: number;
+  /** The OPEN request that made it; one that is sent again must not make another. */
+  readonly unique: string;
+  /** null: to be opened (again) at its first use, or a directory. */
+  file: OpenFile | null;
+  opening: Promise<OpenFile> | null;
+  /** Names of a directory, as they were when it was read from its start. */
+  names: readonly { readonly name: string; readonly kind: Node['kind'] }[] | null;
+}
+
+/** The same path has the same number on every mount. 52 bits: exact also where numbers are doubles. */
+export function inodeOf(path: string): number {
+  if (path === '') return ROOT_ID;
+  const digest = createHash('sha1').update(path).digest();
+  return digest.readUIntBE(0, 6) * 16 + (digest[6]! >> 4) + 2;
+}
+
+/** What tells that the content behind a path is not the one that the kernel may have pages of. */
+export const stateOf = (file: FileNode): string => `${file.mtime.getTime()} ${file.size()}`;
+
+const sameThing = (a: Node | null, b: Node): boolean =>
+  a === null || (a.kind === b.kind && (a.kind !== 'file' || b.kind !== 'file' || a.writable === b.writable));
+
+/** The journal is made anew when it has this many lines more than four for each thing that is alive. */
+const SLACK = 4096;
+
+export class Table {
+  readonly #entries = new Map<number, Entry>();
+  readonly #byPath = new Map<string, Entry>();
+  readonly #handles: (Handle | undefined)[] = [];
+  readonly #freeHandles: number[] = [];
+  readonly #journal: Journal;
+  #nextId = ROOT_ID + 1;
+  #connection: Connection | null = null;
+
+  private constructor(root: DirNode, journal: Journal) {
+    this.#journal = journal;
+    this.#keep({ id: ROOT_ID, path: '', node: root, lookups: Number.POSITIVE_INFINITY, cached: null });
+  }
+
+  static fresh(root: DirNode, nodesFile: string | undefined): Table {
+    return new Table(root, nodesFile === undefined ? noJournal : createJournal(nodesFile));
+  }
+
+  /** Goes on with what an earlier process recorded. */
+  static resumed(root: DirNode, nodesFile: string): Table {
+    const lines = readJournal(nodesFile);
+    const table = new Table(root, createJournal(nodesFile, lines));
+    for (const line of lines) table.#adopt(line);
+    for (let fh = 0; fh < table.#handles.length; fh++)
+      if (table.#handles[fh] === undefined) table.#freeHandles.push(fh);
+    table.#journal.rewrite(table.#lines());
+    return table;
+  }
+
+  #adopt(line: Line): void {
+    switch (line[0]) {
+      case 'i':
+        this.#connection = line[1];
+        break;
+      case 'n':
+        this.#keep({ id: line[1], path: line[2], node: null, lookups: Number.POSITIVE_INFINITY, cached: null });
+        this.#nextId = Math.max(this.#nextId, line[1] + 1);
+        break;
+      case 'o': {
+        const [, fh, id, flags, unique] = line;
+        this.#handles[fh] = { fh, id, flags, unique, file: null, opening: null, names: null };
+        break;
+      }
+      case 'c':
+        this.#handles[line[1]] = undefined;
+        break;
+    }
+  }
+
+  #keep(entry: Entry): void {
+    this.#entries.set(entry.id, entry);
+    this.#byPath.set(entry.path, entry);
+  }
+
+  *#alive(): Iterable<Line> {
+    if (this.#connection !== null) yield ['i', this.#connection];
+    for (const entry of this.#entries.values()) if (entry.id !== ROOT_ID) yield ['n', entry.id, entry.path];
+    for (const handle of this.handles()) yield ['o', handle.fh, handle.id, handle.flags, handle.unique];
+  }
+
+  #lines(): Line[] {
+    return [...this.#alive()];
+  }
+
+  get connection(): Connection | null {
+    return this.#connection;
+  }
+
+  set connection(value: Connection) {
+    this.#connection = value;
+    this.#journal.note(['i', value]);
+  }
+
+  entry(id: number): Entry | undefined {
+    return this.#entries.get(id);
+  }
+
+  /** The entry for `name` in `parent`, counted once more. A thing of another kind gets another id. */
+  give(parent: Entry, name: string, node: Node): Entry {
+    const path = `${parent.path}/${name}`;
+    const known = this.#byPath.get(path);
+    if (known !== undefined && sameThing(known.node, node)) {
+      known.node = node;
+      known.lookups++;
+      return known;
+    }
+    const entry: Entry = { id: this.#nextId++, path, node, lookups: 1, cached: null };
+    this.#keep(entry);
+    this.#journal.note(['n', entry.id, path]);
+    return entry;
+  }
+
+  forget(id: number, count: number): void {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return;
+    entry.lookups -= count;
+    if (entry.lookups > 0) return;
+    this.#entries.delete(id);
+    if (this.#byPath.get(entry.path) === entry) this.#byPath.delete(entry.path);
+  }
+
+  open(entry: Entry, flags: number, unique: string, file: OpenFile | null): Handle {
+    const fh = this.#freeHandles.pop() ?? this.#handles.length;
+    const handle: Handle = { fh, id: entry.id, flags, unique, file, opening: null, names: null };
+    this.#handles[fh] = handle;
+    this.#journal.note(['o', fh, entry.id, flags, unique]);
+    return handle;
+  }
+
+  handle(fh: number): Handle | undefined {
+    return this.#handles[fh];
+  }
+
+  /** The handle that an OPEN made whose answer never arrived. */
+  madeBy(unique: string): Handle | undefined {
+    return this.#handles.find(handle => handle?.unique === unique);
+  }
+
+  *handles(): Iterable<Handle> {
+    for (const handle of this.#handles) if (handle !== undefined) yield handle;
+  }
+
+  close(handle: Handle): void {
+    if (this.#handles[handle.fh] !== handle) return;
+    this.#handles[handle.fh] = undefined;
+    this.#freeHandles.push(handle.fh);
+    this.#journal.note(['c', handle.fh]);
+  }
+
+  /** Records what the next answer gives away. */
+  commit(): void {
+    this.#journal.commit();
+    const alive = this.#entries.size + this.#handles.length;
+    if (this.#journal.length > SLACK + 4 * alive) this.#journal.rewrite(this.#lines());
+  }
+
+  end(): void {
+    this.#journal.close();
+  }
+}

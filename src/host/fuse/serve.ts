@@ -1,0 +1,260 @@
+/**
+ * The serving loop: one thread reads requests from the kernel, asks the tree and answers.
+ *
+ * While nothing is pending it blocks in `readSync`: a request that the tree answers at once costs two system calls and
+ * no promise. While something is pending the event loop has to turn, so requests are then read through the thread pool.
+ * A read that waits in the pool cannot be taken back; it ends with the next request, and only then is blocking resumed,
+ * since a blocked thread could not see what the pool has read.
+ */
+import fs from 'node:fs';
+import { endianness } from 'node:os';
+import type { DirNode } from '../../base/contracts.ts';
+import { errnoOf, ImageError } from '../../base/errors.ts';
+import type { Connection } from './journal.ts';
+import { Table } from './nodes.ts';
+import { operate } from './operate.ts';
+import { ERRNO, IN, NOTIFY_RESEND, REPLY_HEADER, REQUEST_HEADER } from './protocol.ts';
+import { type Answer, NO_REPLY, reopen, type Session } from './session.ts';
+import { type Slot, slotPool } from './slot.ts';
+
+export interface ServeOptions {
+  /** Where node ids and open handles are recorded, so that another process can go on. */
+  readonly nodesFile?: string;
+  /** Called when the kernel has agreed (or, with `resume`, did so earlier): the tree can be read now. */
+  onInit?(connection: Connection): void;
+  /** Go on for an earlier process on the same descriptor; needs its `nodesFile`. */
+  readonly resume?: boolean;
+  /**
+   * Called after each request. While it returns true the thread never blocks, so that timers and promises of others
+   * proceed. Whoever wants it to be called asks the mount for something that always arrives here: `statfs`.
+   */
+  mailbox?(): boolean;
+}
+
+export interface Serving {
+  /** Resolves when the mount is gone and every file is closed. Rejects when serving had to stop, or a file did not close. */
+  readonly ended: Promise<void>;
+}
+
+/** Requests that can wait for the tree at the same time; the kernel keeps the rest. */
+const SLOTS = 40;
+/** Reads of the next request that wait in the thread pool, each on a thread of its own. */
+const POOL_READS = 2;
+/** Longest time in ms without a turn of the event loop while requests keep coming. */
+const LONGEST_BLOCKING = 10;
+
+const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
+/** ENOENT: the request was interrupted before it was read. */
+const isPassing = (code: string): boolean => code === 'EINTR' || code === 'EAGAIN' || code === 'ENOENT';
+const isEnd = (code: string): boolean => code === 'ENODEV' || code === 'ECONNABORTED' || code === 'ENOTCONN';
+
+const failed = (what: string, cause: unknown): ImageError =>
+  new ImageError('io', `${what} failed (${codeOf(cause) || String(cause)})`, { file: '/dev/fuse' }, { cause });
+
+/** Asks the kernel to send again every request that the earlier process did not answer. */
+function resend(fd: number): void {
+  try {
+    fs.writeSync(fd, new Uint8Array(Uint32Array.of(REPLY_HEADER, NOTIFY_RESEND, 0, 0).buffer));
+  } catch (cause) {
+    throw new ImageError(
+      'unsupported',
+      'this kernel cannot hand a mount over',
+      {},
+      { cause, hint: 'Linux 6.9 or newer' },
+    );
+  }
+}
+
+function begin(root: DirNode, options: ServeOptions): Session {
+  if (endianness() !== 'LE') throw new ImageError('unsupported', 'FUSE is spoken on little-endian machines only');
+  const resume = options.resume === true;
+  if (resume && options.nodesFile === undefined) throw new TypeError('resume needs nodesFile');
+  const table = resume ? Table.resumed(root, options.nodesFile!) : Table.fresh(root, options.nodesFile);
+  return {
+    root,
+    table,
+    uid: process.getuid?.() ?? 0,
+    gid: process.getgid?.() ?? 0,
+    onInit: connection => options.onInit?.(connection),
+  };
+}
+
+/**
+ * Serves `root` on `fd`, a mounted descriptor of `/dev/fuse`, from the calling thread. Nothing blocks before the first
+ * request; from then on, unless `mailbox` says otherwise, this thread belongs to the mount.
+ */
+export function serveFuse(fd: number, root: DirNode, options: ServeOptions = {}): Serving {
+  const session = begin(root, options);
+  if (options.resume === true) {
+    resend(fd);
+    // Claimed in the old order before anybody else can open them; a failure shows at the handle's first use.
+    for (const handle of session.table.handles()) reopen(session, handle).catch(() => undefined);
+    const connection = session.table.connection;
+    if (connection !== null) options.onInit?.(connection);
+  }
+  return { ended: new Loop(fd, session, () => options.mailbox?.() === true).ended };
+}
+
+class Loop {
+  readonly ended: Promise<void>;
+  readonly #fd: number;
+  readonly #session: Session;
+  readonly #mailbox: () => boolean;
+  readonly #slots = slotPool(SLOTS);
+  readonly #settle: { resolve(): void; reject(error: unknown): void };
+  /** Requests that were read and not answered yet. */
+  #pending = 0;
+  /** Reads that wait in the thread pool. */
+  #reading = 0;
+  #awake: boolean;
+  #turning = false;
+  #over = false;
+  #failure: unknown = null;
+
+  constructor(fd: number, session: Session, mailbox: () => boolean) {
+    this.#fd = fd;
+    this.#session = session;
+    this.#mailbox = mailbox;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.ended = promise;
+    this.#settle = { resolve, reject };
+    this.#awake = mailbox();
+    this.#arm();
+  }
+
+  /** Lets the event loop turn once, microtasks included, and decides then how to read on. */
+  #turn(): void {
+    if (this.#turning) return;
+    this.#turning = true;
+    setImmediate(() => {
+      this.#turning = false;
+      this.#next();
+    });
+  }
+
+  #next(): void {
+    if (this.#over) this.#finish();
+    else if (this.#pending > 0 || this.#awake) this.#arm();
+    else if (this.#reading === 0) this.#block();
+  }
+
+  /** Reads in the pool. With no slot left nothing is read until a request is answered. */
+  #arm(): void {
+    while (this.#reading < POOL_READS) {
+      const slot = this.#slots.take();
+      if (slot === null) return;
+      this.#reading++;
+      fs.read(this.#fd, slot.bytes, 0, slot.bytes.length, null, (error, got) => {
+        this.#reading--;
+        if (error === null) this.#take(slot, got);
+        else this.#unread(slot, error);
+        if (this.#pending > 0 && !this.#over) this.#turn();
+        else this.#next();
+      });
+    }
+  }
+
+  #block(): void {
+    const slot = this.#slots.take();
+    if (slot === null) throw new Error('nothing is pending, and yet no slot is free');
+    const until = performance.now() + LONGEST_BLOCKING;
+    let mine = true;
+    while (mine) {
+      let got = 0;
+      try {
+        got = fs.readSync(this.#fd, slot.bytes, 0, slot.bytes.length, null);
+      } catch (error) {
+        if (isPassing(codeOf(error))) continue;
+        this.#unread(slot, error);
+        break;
+      }
+      mine = this.#answer(slot, got);
+      this.#awake = this.#mailbox();
+      if (this.#over || this.#awake || performance.now() > until) {
+        if (mine) this.#slots.give(slot);
+        break;
+      }
+    }
+    this.#turn();
+  }
+
+  #unread(slot: Slot, error: unknown): void {
+    this.#slots.give(slot);
+    const code = codeOf(error);
+    if (isPassing(code)) return;
+    if (!isEnd(code)) this.#failure ??= failed('reading a request', error);
+    this.#over = true;
+  }
+
+  #take(slot: Slot, got: number): void {
+    if (this.#answer(slot, got)) this.#slots.give(slot);
+    this.#awake = this.#mailbox();
+  }
+
+  /** Answers, now (true: the slot is free) or later. The only place where a request becomes an answer, and once. */
+  #answer(slot: Slot, got: number): boolean {
+    let answer: Answer | Promise<Answer>;
+    try {
+      if (got < REQUEST_HEADER || slot.words[IN.LENGTH] !== got) throw new Error('a request is cut off');
+      answer = operate(this.#session, slot, got);
+    } catch (error) {
+      answer = -errnoOf(error);
+    }
+    if (typeof answer === 'number') {
+      this.#reply(slot, answer);
+      return true;
+    }
+    this.#pending++;
+    answer
+      .catch(error => -errnoOf(error))
+      .then(late => {
+        this.#reply(slot, late);
+        this.#slots.give(slot);
+        this.#pending--;
+        // All slots were in use, and nobody else reads on.
+        if (this.#reading === 0) this.#turn();
+      });
+    return false;
+  }
+
+  #reply(slot: Slot, answer: Answer): void {
+    if (answer === NO_REPLY) return;
+    slot.head(answer < 0 ? -answer : 0, Math.max(0, answer));
+    try {
+      fs.writeSync(this.#fd, slot.bytes, slot.replyAt, REPLY_HEADER + Math.max(0, answer));
+    } catch (error) {
+      const code = codeOf(error);
+      // ENOENT: the caller was interrupted and waits no more.
+      if (code === 'ENOENT' || isEnd(code)) return;
+      // The kernel did not take this answer; it must get one all the same, or its caller hangs.
+      if (answer !== -ERRNO.EIO) this.#reply(slot, -ERRNO.EIO);
+      else {
+        this.#failure ??= failed('answering a request', error);
+        this.#over = true;
+      }
+    }
+  }
+
+  /** Closes what is open once nothing is under way. */
+  #finish(): void {
+    if (this.#pending > 0 || this.#reading > 0 || this.#closing) return;
+    this.#closing = true;
+    this.#close().then(
+      () => (this.#failure === null ? this.#settle.resolve() : this.#settle.reject(this.#failure)),
+      error => this.#settle.reject(this.#failure ?? error),
+    );
+  }
+  #closing = false;
+
+  async #close(): Promise<void> {
+    const { table } = this.#session;
+    const closed = [...table.handles()].map(async handle => {
+      await handle.opening?.catch(() => undefined);
+      await handle.file?.[Symbol.asyncDispose]();
+    });
+    const results = await Promise.allSettled(closed);
+    table.end();
+    const broken = results.find(result => result.status === 'rejected');
+    if (broken !== undefined) throw broken.reason;
+  }
+}
