@@ -19,6 +19,11 @@ interface Miss {
   readonly at: Bytes;
   readonly limit: Bytes;
 }
+interface Ask {
+  readonly layer: number;
+  at: Bytes;
+  readonly end: Bytes;
+}
 export interface Owner {
   /** Position in the chain, base 0, or NOBODY. */
   readonly layer: number;
@@ -46,7 +51,7 @@ export class ChainIndex {
   ownerAt(at: Bytes, limit: Bytes): Owner | null {
     const number = Math.floor(at / REGION);
     const region = this.#regions.get(number) ?? this.#build(number);
-    if (!('starts' in region)) return null;
+    if (region === null) return null;
     const within = at - number * REGION;
     const run = lastAtOrBefore(region.starts, within);
     const end = run + 1 < region.starts.length ? region.starts[run + 1]! : REGION;
@@ -77,17 +82,25 @@ export class ChainIndex {
   }
 
   async #load(number: number): Promise<void> {
-    for (;;) {
-      const built = this.#regions.get(number) ?? this.#build(number);
-      if ('starts' in built) return;
-      await built.layer.load(built.at, built.limit);
+    const builder = this.#builder(number);
+    // Goes on where it stopped: a layer may forget what it loaded first before the region's end is reached.
+    for (let step = builder.next(); ; step = builder.next()) {
+      if (step.done === true) return this.#keep(number, step.value);
+      await step.value.layer.load(step.value.at, step.value.limit);
     }
   }
 
-  /** Asks the tip first, and the layer below only where it is absent: runs come out in order. */
-  #build(number: number): Region | Miss {
+  /** The region, when all that it needs is resident. */
+  #build(number: number): Region | null {
+    const step = this.#builder(number).next();
+    if (step.done !== true) return null;
+    this.#keep(number, step.value);
+    return step.value;
+  }
+
+  /** Yields what has to be loaded before it can go on. */
+  *#builder(number: number): Generator<Miss, Region> {
     const from = number * REGION;
-    const to = Math.min(this.#size, from + REGION);
     const starts: number[] = [];
     const owners: number[] = [];
     const run = (at: Bytes, owner: number): void => {
@@ -95,26 +108,28 @@ export class ChainIndex {
       starts.push(at - from);
       owners.push(owner);
     };
-    const walk = (index: number, begin: Bytes, end: Bytes): Miss | undefined => {
-      const layer = this.#layers[index];
-      const known = Math.min(end, layer?.size ?? 0);
-      for (let at = begin; layer !== undefined && at < known; ) {
-        const where = layer.locate(at, known - at);
-        if (where === null) return { layer, at, limit: known - at };
-        if (where.kind === 'absent') {
-          const miss = walk(index - 1, at, at + where.length);
-          if (miss !== undefined) return miss;
-        } else run(at, where.kind === 'zero' ? NOBODY : index);
-        at += where.length;
+    // What is left to ask, innermost last: the tip first, and the layer below only where it is absent.
+    const asks: Ask[] = [{ layer: this.#layers.length - 1, at: from, end: Math.min(this.#size, from + REGION) }];
+    for (let ask = asks.at(-1); ask !== undefined; ask = asks.at(-1)) {
+      const layer = this.#layers[ask.layer];
+      if (ask.at >= ask.end) asks.pop();
+      else if (layer === undefined || ask.at >= layer.size) {
+        run(ask.at, NOBODY);
+        ask.at = ask.end;
+      } else {
+        const at = ask.at;
+        const limit = Math.min(ask.end, layer.size) - at;
+        const where = layer.locate(at, limit);
+        if (where === null) {
+          yield { layer, at, limit };
+          continue;
+        }
+        ask.at += where.length;
+        if (where.kind === 'absent') asks.push({ layer: ask.layer - 1, at, end: at + where.length });
+        else run(at, where.kind === 'zero' ? NOBODY : ask.layer);
       }
-      if (Math.max(begin, known) < end) run(Math.max(begin, known), NOBODY);
-      return undefined;
-    };
-    const miss = walk(this.#layers.length - 1, from, to);
-    if (miss !== undefined) return miss;
-    const region = { starts: Uint32Array.from(starts), owners: Int16Array.from(owners) };
-    this.#keep(number, region);
-    return region;
+    }
+    return { starts: Uint32Array.from(starts), owners: Int16Array.from(owners) };
   }
 
   #keep(number: number, region: Region): void {

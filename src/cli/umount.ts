@@ -1,0 +1,40 @@
+import type { Argv } from 'yargs';
+import { ImageError } from '../base/errors.ts';
+import { mountsOf, unmount } from '../host/fuse/mount.ts';
+import { askControl } from '../server/control.ts';
+import { releaseMountpoint } from '../server/guard.ts';
+import { mountpointPath, runPaths } from '../server/paths.ts';
+import type { Verb } from './verb.ts';
+
+type UmountArgs = { readonly mountpoint: string; readonly force: boolean; readonly release: boolean };
+
+export const command: Verb = {
+  name: 'umount',
+  positionals: '<mountpoint>',
+  summary: 'Makes every clone durable and ends a mount',
+  example: 'bootmount umount /mnt/backups',
+  build: (yargs: Argv) =>
+    yargs
+      .positional('mountpoint', { type: 'string', demandOption: true, describe: 'where it is mounted' })
+      .option('force', { type: 'boolean', default: false, describe: 'detach at once even if files are open' })
+      .option('release', {
+        type: 'boolean',
+        default: false,
+        describe: 'also let the bare directory be written to and removed again',
+      }),
+  async run(raw, context) {
+    const args = raw as unknown as UmountArgs;
+    const at = mountpointPath(args.mountpoint);
+    try {
+      await askControl(runPaths(at).socket, { verb: 'umount', force: args.force }, args.mountpoint);
+    } catch (error) {
+      // Nobody answers, but the kernel still has the mount: its processes are gone, and with them nothing but the mount.
+      const dead = error instanceof ImageError && error.fault === 'not-found' && mountsOf(at).length > 0;
+      if (!dead) throw error;
+      unmount(at, { lazy: true });
+      context.note('bootmount: the mount was dead; it is detached');
+    }
+    if (args.release) releaseMountpoint(at);
+    if (context.json) context.outJson({ mount: at });
+  },
+};

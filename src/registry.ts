@@ -1,0 +1,22 @@
+/** The only file that names formats: one line each. */
+import { bml } from '../formats/bml/index.ts';
+import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
+import { raw, rawFormat } from '../formats/raw/index.ts';
+import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
+import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
+
+/** In the order in which they are asked; `raw` takes what nobody is certain about. */
+export const adapters: readonly Adapter[] = [bml, qcow2, vhd, raw];
+
+/** What a restore point appears as. */
+export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, qcow2Format];
+
+export type FileWriter = (
+  disk: Disk,
+  file: ByteFile,
+  onProgress?: (done: Bytes, total: Bytes) => void,
+  signal?: AbortSignal,
+) => Promise<void>;
+
+/** Formats that a disk can be written to as a file of its own; raw needs no writer. */
+export const fileWriters: Readonly<Record<string, FileWriter>> = { qcow2: writeQcow2, vhd: writeVhd };

@@ -1,0 +1,64 @@
+/** Where a mount keeps what it needs: overlays in the state folder, its socket and node table in the run folder. */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { ImageError } from '../base/errors.ts';
+
+const root = process.getuid?.() === 0;
+const short = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 16);
+
+/** Default state folder of a repository: found again as long as the repository lies at the same place. */
+export function stateFolder(repo: string): string {
+  const home = root ? '/var/lib' : (process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local/state'));
+  const real = fs.existsSync(repo) ? fs.realpathSync(repo) : repo;
+  const label = path.basename(real).replaceAll(/[^A-Za-z0-9._-]/g, '_') || 'repo';
+  return path.join(home, 'bootmount', `${label}-${short(real)}`);
+}
+
+/** A folder that only this user can enter; anything else of that name is refused. */
+function privateFolder(folder: string): string {
+  fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const stat = fs.lstatSync(folder);
+  if (!stat.isDirectory() || stat.uid !== process.getuid?.() || (stat.mode & 0o077) !== 0) {
+    throw new ImageError('io', 'is not a private folder of this user (mode 0700)', { file: folder });
+  }
+  return folder;
+}
+
+function runHome(): string {
+  if (root) return '/run/bootmount';
+  return path.join(
+    process.env.XDG_RUNTIME_DIR ?? path.join(os.tmpdir(), `bootmount-${process.getuid?.() ?? 0}`),
+    'bootmount',
+  );
+}
+
+export interface RunPaths {
+  readonly folder: string;
+  readonly socket: string;
+  readonly nodes: string;
+  readonly log: string;
+}
+
+/** The run folder of a mountpoint, made when missing. `at` is the mountpoint's absolute path. */
+export function runPaths(at: string): RunPaths {
+  const folder = path.join(privateFolder(runHome()), short(at));
+  return {
+    folder,
+    socket: path.join(folder, 'control'),
+    nodes: path.join(folder, 'nodes'),
+    log: path.join(folder, 'log'),
+  };
+}
+
+/** The absolute path without links, found without touching the mountpoint itself: it may hang or be dead. */
+export function mountpointPath(at: string): string {
+  const absolute = path.resolve(at);
+  const parent = path.dirname(absolute);
+  try {
+    return path.join(fs.realpathSync(parent), path.basename(absolute));
+  } catch (cause) {
+    throw new ImageError('not-found', 'no such directory', { file: at }, { cause });
+  }
+}

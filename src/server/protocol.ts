@@ -1,0 +1,87 @@
+/** What the command line, the supervisor and the worker say to each other. One JSON document a line. */
+import { type Fault, ImageError, type Where } from '../base/errors.ts';
+import type { CloneSummary } from '../tree/clones.ts';
+
+export interface CloneRequest {
+  readonly point: string;
+  readonly name: string;
+  readonly format: string;
+}
+
+export interface ServeConfig {
+  readonly repo: string;
+  readonly mountpoint: string;
+  readonly state: string;
+  readonly nodes: string;
+  /** Bytes of decoded blocks kept in memory. */
+  readonly cache: number;
+  /** Base64; the supervisor keeps them for the next worker. */
+  readonly secrets: readonly string[];
+  /** Files of outside adapters, to be imported. */
+  readonly adapters: readonly string[];
+  readonly clones: readonly CloneRequest[];
+}
+
+export interface MountConfig extends ServeConfig {
+  readonly transport: 'fuse' | 'fuse-native';
+  readonly allowOther: boolean;
+  readonly options: readonly string[];
+}
+
+/** Requests that a worker answers. */
+export type WorkerRequest =
+  | { readonly verb: 'prepare'; readonly config: ServeConfig; readonly resume: boolean }
+  | { readonly verb: 'serve' }
+  | { readonly verb: 'status' }
+  | { readonly verb: 'flush' }
+  | { readonly verb: 'clone'; readonly request: CloneRequest }
+  | { readonly verb: 'clone-delete'; readonly name: string }
+  | { readonly verb: 'clone-reset'; readonly name: string };
+
+/** Requests that come in through the control socket. */
+export type ControlRequest =
+  | Exclude<WorkerRequest, { verb: 'prepare' | 'serve' | 'flush' }>
+  | { readonly verb: 'umount'; readonly force: boolean };
+
+export interface Prepared {
+  readonly sets: number;
+  readonly points: number;
+  readonly warnings: readonly string[];
+}
+
+export interface WorkerStatus {
+  readonly clones: readonly CloneSummary[];
+  readonly cache: { readonly held: number; readonly budget: number; readonly hits: number; readonly misses: number };
+  readonly rss: number;
+}
+
+export interface MountStatus {
+  readonly mount: string;
+  readonly repo: string;
+  readonly state: string;
+  readonly supervisor: { readonly pid: number };
+  readonly worker: { readonly pid: number; readonly restarts: number };
+  readonly clones: readonly CloneSummary[];
+  readonly cache: WorkerStatus['cache'];
+}
+
+export interface WireError {
+  readonly fault: Fault;
+  readonly message: string;
+  readonly where: Where;
+  readonly hint?: string;
+}
+
+export type Reply = { readonly value: unknown } | { readonly error: WireError };
+
+export function toWire(error: unknown): WireError {
+  if (error instanceof ImageError) {
+    const { fault, message, where, hint } = error;
+    return hint === undefined ? { fault, message, where } : { fault, message, where, hint };
+  }
+  return { fault: 'io', message: error instanceof Error ? error.message : String(error), where: {} };
+}
+
+export function fromWire(error: WireError): ImageError {
+  return new ImageError(error.fault, error.message, error.where, error.hint === undefined ? {} : { hint: error.hint });
+}

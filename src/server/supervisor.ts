@@ -1,0 +1,170 @@
+/**
+ * The supervisor: a small process that holds the FUSE connection for as long as the mount lives. It parses no backup.
+ * When the worker dies another one takes over the same connection, and the kernel repeats what was not answered.
+ *
+ * Started by `mount` with an IPC channel: gets one MountConfig, answers once, and goes on by itself.
+ */
+import fs from 'node:fs';
+import { ImageError } from '../base/errors.ts';
+import { abortConnection, mountFuse, openFuseDevice, unmount } from '../host/fuse/mount.ts';
+import { type Control, serveControl } from './control.ts';
+import { openFilesBelow } from './open-files.ts';
+import { runPaths } from './paths.ts';
+import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
+import { toWire } from './protocol.ts';
+import { type Exit, WorkerLink } from './worker-link.ts';
+
+/** More deaths than this within the window, and the connection is given up: callers get errors instead of waiting. */
+const MAX_DEATHS = 5;
+const DEATH_WINDOW_MS = 30_000;
+
+const log = (line: string): void => {
+  process.stderr.write(`${new Date().toISOString()} ${line}\n`);
+};
+
+class Supervisor {
+  readonly #config: MountConfig;
+  readonly #fuseFd: number;
+  #worker: WorkerLink;
+  #restarts = 0;
+  readonly #deaths: number[] = [];
+  #control: Control | undefined;
+  #ending: Promise<void> | undefined;
+
+  constructor(config: MountConfig) {
+    this.#config = config;
+    this.#fuseFd = openFuseDevice();
+    this.#worker = new WorkerLink(this.#fuseFd, config.mountpoint);
+  }
+
+  /** Resolves when the tree can be read. */
+  async start(): Promise<Prepared> {
+    const { mountpoint, allowOther, options, repo } = this.#config;
+    const run = runPaths(mountpoint);
+    fs.mkdirSync(run.folder, { recursive: true, mode: 0o700 });
+    fs.rmSync(run.nodes, { force: true });
+    let prepared: Prepared;
+    try {
+      prepared = (await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: false })) as Prepared;
+      mountFuse(this.#fuseFd, mountpoint, { fsname: repo, allowOther, extra: options });
+    } catch (error) {
+      this.#worker.kill();
+      fs.rmSync(run.folder, { recursive: true, force: true });
+      throw error;
+    }
+    this.#watch();
+    await this.#worker.ask({ verb: 'serve' });
+    this.#control = serveControl(run.socket, request => this.#answer(request));
+    await this.#control.ready;
+    await this.#worker.ask({ verb: 'status' });
+    return prepared;
+  }
+
+  #watch(): void {
+    this.#worker.exit
+      .then(exit => this.#ended(exit))
+      .catch(error => {
+        log(`giving up: ${error instanceof Error ? error.message : String(error)}`);
+        this.#giveUp();
+      });
+  }
+
+  async #ended({ code, signal }: Exit): Promise<void> {
+    if (code === 0) return this.#finish(0);
+    const now = Date.now();
+    this.#deaths.push(now);
+    while (this.#deaths[0]! < now - DEATH_WINDOW_MS) this.#deaths.shift();
+    log(`the worker ended (${signal ?? `exit ${code}`}), death ${this.#deaths.length} in ${DEATH_WINDOW_MS / 1000} s`);
+    if (this.#deaths.length > MAX_DEATHS) throw new Error('the worker dies again and again');
+    this.#restarts++;
+    this.#worker = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
+    this.#watch();
+    await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: true });
+    await this.#worker.ask({ verb: 'serve' });
+    log('a new worker serves the mount');
+  }
+
+  /** Callers that wait get an error at once. */
+  #giveUp(): void {
+    abortConnection(this.#config.mountpoint);
+    unmount(this.#config.mountpoint, { lazy: true });
+    this.#worker.kill();
+    this.#finish(1).catch(() => process.exit(1));
+  }
+
+  async #finish(code: number): Promise<void> {
+    await this.#control?.[Symbol.asyncDispose]();
+    fs.rmSync(runPaths(this.#config.mountpoint).folder, { recursive: true, force: true });
+    process.exit(code);
+  }
+
+  async #answer(request: ControlRequest): Promise<unknown> {
+    if (request.verb === 'umount') return this.umount(request.force);
+    const value = await this.#worker.ask(request);
+    return request.verb === 'status' ? this.#status(value as WorkerStatus) : value;
+  }
+
+  #status({ clones, cache }: WorkerStatus): MountStatus {
+    const { mountpoint, repo, state } = this.#config;
+    return {
+      mount: mountpoint,
+      repo,
+      state,
+      supervisor: { pid: process.pid },
+      worker: { pid: this.#worker.pid, restarts: this.#restarts },
+      clones,
+      cache,
+    };
+  }
+
+  /** Makes everything durable, then lets go. Busy: says by whom, and goes on serving. */
+  umount(force: boolean): Promise<void> {
+    this.#ending ??= this.#umount(force).catch(error => {
+      this.#ending = undefined;
+      throw error;
+    });
+    return this.#ending;
+  }
+
+  async #umount(force: boolean): Promise<void> {
+    const { mountpoint } = this.#config;
+    await this.#worker.ask({ verb: 'flush' });
+    try {
+      unmount(mountpoint, { lazy: force });
+    } catch (error) {
+      if (!(error instanceof ImageError) || error.fault !== 'busy') throw error;
+      const holders = openFilesBelow(mountpoint);
+      const who = holders.length === 0 ? 'something below it is in use' : `in use by ${holders.join(', ')}`;
+      throw new ImageError(
+        'busy',
+        who,
+        { file: mountpoint },
+        { hint: 'end that first, or use --force to let go of it when it ends' },
+      );
+    }
+    // With `force` the kernel ends the connection when the last file is closed.
+    if (!force) await this.#worker.exit;
+  }
+}
+
+function startFailed(error: unknown): void {
+  process.send?.({ error: toWire(error) }, () => process.exit(1));
+}
+
+process.once('message', (config: MountConfig) => {
+  let supervisor: Supervisor;
+  try {
+    supervisor = new Supervisor(config);
+  } catch (error) {
+    return startFailed(error);
+  }
+  supervisor.start().then(prepared => process.send?.({ value: prepared }, () => process.disconnect?.()), startFailed);
+  let signals = 0;
+  const onSignal = (): void => {
+    signals++;
+    supervisor
+      .umount(signals > 1)
+      .catch(error => log(`cannot unmount: ${error instanceof Error ? error.message : String(error)}`));
+  };
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
+});

@@ -1,0 +1,76 @@
+/** The supervisor's end of a worker: starts it, asks it, wakes it. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import fs from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { ImageError } from '../base/errors.ts';
+import { fromWire, type WireError, type WorkerRequest } from './protocol.ts';
+
+const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
+/** The worker's pool holds reads of the FUSE device, disk reads, decoding and key derivation at once. */
+const POOL_THREADS = '16';
+
+export type Exit = { readonly code: number | null; readonly signal: NodeJS.Signals | null };
+
+export class WorkerLink {
+  readonly exit: Promise<Exit>;
+  readonly #child: ChildProcess;
+  readonly #mountpoint: string;
+  readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  #next = 1;
+  #serving = false;
+  #poking = false;
+
+  constructor(fuseFd: number, mountpoint: string) {
+    this.#mountpoint = mountpoint;
+    this.#child = spawn(process.execPath, ['--disable-sigusr1', WORKER], {
+      stdio: ['ignore', 'inherit', 'inherit', fuseFd, 'ipc'],
+      env: { ...process.env, UV_THREADPOOL_SIZE: process.env.UV_THREADPOOL_SIZE ?? POOL_THREADS },
+    });
+    this.exit = new Promise(resolve => {
+      this.#child.once('exit', (code, signal) => {
+        for (const { reject } of this.#waiting.values()) reject(new ImageError('io', 'the serving process ended'));
+        this.#waiting.clear();
+        resolve({ code, signal });
+      });
+    });
+    this.#child.on('message', (message: { id: number; value?: unknown; error?: WireError }) => {
+      const waiting = this.#waiting.get(message.id);
+      this.#waiting.delete(message.id);
+      if (message.error === undefined) waiting?.resolve(message.value);
+      else waiting?.reject(fromWire(message.error));
+    });
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  ask(request: WorkerRequest): Promise<unknown> {
+    const id = this.#next++;
+    const answer = new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+    this.#child.send({ id, request }, error => {
+      if (error === null) return;
+      this.#waiting
+        .get(id)
+        ?.reject(new ImageError('io', 'the serving process cannot be reached', {}, { cause: error }));
+      this.#waiting.delete(id);
+    });
+    if (this.#serving) this.#wake();
+    if (request.verb === 'serve') this.#serving = true;
+    return answer;
+  }
+
+  /** The loop may be blocked in a read of the FUSE device: a question to the mount ends that, until it has answered all. */
+  #wake(): void {
+    if (this.#poking) return;
+    this.#poking = true;
+    fs.statfs(this.#mountpoint, () => {
+      this.#poking = false;
+      if (this.#waiting.size > 0) setTimeout(() => this.#wake(), 5);
+    });
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * The worker: everything that serves a mount, in one process on one thread. It gets the FUSE descriptor as number 3 and
+ * its orders over the IPC channel. It holds no state that is not on disk, so that another worker can go on after it.
+ *
+ * The serving loop blocks in a read of the FUSE device while it is idle. Whoever sends an order therefore asks the mount
+ * for its statistics afterwards, which wakes the loop; the loop lets the event loop turn once every few milliseconds.
+ */
+import { serveFuse } from '../host/fuse/serve.ts';
+import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
+import { openStack, type Stack } from './stack.ts';
+
+const FUSE_FD = 3;
+/** How long the loop may keep the thread without letting orders and timers through, in ms. */
+const TURN_MS = 5;
+
+let stack: Stack | undefined;
+let config: ServeConfig | undefined;
+let resumed = false;
+
+function needed(): Stack {
+  if (stack === undefined) throw new Error('the worker was not prepared');
+  return stack;
+}
+
+/** Ends with the mount: closes what is open, and says by its exit code whether everything became durable. */
+async function serve(): Promise<void> {
+  let turned = performance.now();
+  const turn = (): boolean => {
+    const now = performance.now();
+    if (now - turned < TURN_MS) return false;
+    turned = now;
+    return true;
+  };
+  const served = serveFuse(FUSE_FD, needed().root, { nodesFile: config!.nodes, resume: resumed, mailbox: turn });
+  await served.ended;
+  await needed()[Symbol.asyncDispose]();
+  process.exit(0);
+}
+
+async function answer(request: WorkerRequest): Promise<unknown> {
+  switch (request.verb) {
+    case 'prepare':
+      config = request.config;
+      resumed = request.resume;
+      stack = await openStack(request.config);
+      return stack.summary;
+    case 'serve':
+      serve().catch(die);
+      return null;
+    case 'status':
+      return needed().status();
+    case 'flush':
+      await needed().clones.flush();
+      return null;
+    case 'clone':
+      return needed().makeClone(request.request);
+    case 'clone-delete':
+      await needed().clones.remove(request.name);
+      return null;
+    case 'clone-reset':
+      return needed().clones.reset(request.name);
+  }
+}
+
+/** A thread of the pool may be stuck in a read, which keeps `process.exit` waiting for ever: only a signal ends this process. */
+function die(error: unknown): void {
+  process.stderr.write(`worker: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  process.kill(process.pid, 'SIGKILL');
+}
+
+process.on('uncaughtException', die);
+process.on('unhandledRejection', die);
+process.on('message', (message: { id: number; request: WorkerRequest }) => {
+  answer(message.request).then(
+    value => process.send!({ id: message.id, value }),
+    error => process.send!({ id: message.id, error: toWire(error) }),
+  );
+});

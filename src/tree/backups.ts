@@ -1,0 +1,104 @@
+/** `backups/<set>/<point>/<disk>.<format>`: every restore point that can be read, in every format, read only. */
+import type { DirNode, Disk, DiskFormat, FileNode, Node, VirtualFile } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import type { BackupSet, PointDisk, Repository, RestorePoint } from '../chain/point.ts';
+import { allocatedOf, readView, seekView } from '../views/view.ts';
+import { folder, jsonFile, link, once } from './nodes.ts';
+
+const LONG_AGO = new Date(0);
+/** Steps of metadata that a stat may cost before st_blocks becomes an estimate. */
+const STAT_BUDGET = 4096;
+
+function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
+  return {
+    kind: 'file',
+    mtime,
+    mode: 0o444,
+    writable: false,
+    size: () => file.size,
+    allocated: once(() => allocatedOf(file, disk, STAT_BUDGET)),
+    open: async () => ({
+      size: () => file.size,
+      read: (into, at) => readView(file, disk, into, at),
+      seek: (at, want) => seekView(file, disk, at, want),
+      async [Symbol.asyncDispose]() {},
+    }),
+  };
+}
+
+/** The views of one disk, by file name; a format that cannot hold a disk of this size is left out. */
+function diskViews(
+  name: string,
+  disk: Disk,
+  formats: readonly DiskFormat[],
+  mtime: Date,
+): ReadonlyMap<string, FileNode> {
+  const nodes = new Map<string, FileNode>();
+  for (const format of formats) {
+    let files: readonly VirtualFile[];
+    try {
+      files = format.layout(disk, { writable: false, name });
+    } catch (error) {
+      if (error instanceof ImageError && error.fault === 'too-big') continue;
+      throw error;
+    }
+    for (const file of files) nodes.set(`${name}${file.suffix}`, viewNode(file, disk, mtime));
+  }
+  return nodes;
+}
+
+export interface PointDescription {
+  readonly set: string;
+  readonly name: string;
+  readonly time: string | null;
+  readonly type: string;
+  readonly adapter: string;
+  readonly parent: string | null;
+  readonly identity: string;
+  readonly files: readonly string[];
+  readonly disks: readonly PointDisk[];
+}
+
+export function describePoint(point: RestorePoint): PointDescription {
+  const { set, name, type, adapter, parent, identity, files, disks } = point;
+  return { set, name, time: point.time?.toISOString() ?? null, type, adapter, parent, identity, files, disks };
+}
+
+function pointFolder(point: RestorePoint, formats: readonly DiskFormat[]): DirNode {
+  const mtime = point.time ?? LONG_AGO;
+  const entries = once(async () => {
+    const nodes = new Map<string, Node>();
+    for (const [i, { name }] of point.disks.entries()) {
+      for (const [file, node] of diskViews(name, await point.openDisk(i), formats, mtime)) nodes.set(file, node);
+    }
+    return nodes.set(
+      'point.json',
+      jsonFile(mtime, () => describePoint(point)),
+    );
+  });
+  return {
+    kind: 'dir',
+    mtime,
+    mode: 0o555,
+    list: async () => [...(await entries())].map(([name, { kind }]) => ({ name, kind })),
+    child: async name => (await entries()).get(name) ?? null,
+  };
+}
+
+function setFolder(set: BackupSet, formats: readonly DiskFormat[]): DirNode | null {
+  const readable = set.points.filter(point => point.state === 'ok');
+  const newest = readable.at(-1);
+  if (newest === undefined) return null;
+  const nodes = new Map<string, Node>(readable.map(point => [point.name, pointFolder(point, formats)]));
+  nodes.set('latest', link(newest.time ?? LONG_AGO, newest.name));
+  return folder(newest.time ?? LONG_AGO, () => nodes);
+}
+
+export function backupsFolder(repository: Repository, formats: readonly DiskFormat[]): DirNode {
+  const nodes = new Map<string, Node>();
+  for (const set of repository.sets) {
+    const node = setFolder(set, formats);
+    if (node !== null) nodes.set(set.name, node);
+  }
+  return folder(LONG_AGO, () => nodes);
+}
