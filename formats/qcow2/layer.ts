@@ -11,6 +11,8 @@ export type Kind = 'absent' | 'zero' | 'plain' | 'packed' | 'bad';
 
 /** Entries that one answer looks at: long enough to merge, short enough to be asked again and again. */
 const MOST_STEPS = 8192;
+/** Pages that one `load` reads: small clusters have small tables, and a read of each alone would take forever. */
+const MOST_PAGES = 512;
 
 /** Decodes L2 entries (docs/interop/qcow2.txt, "L2 table entry" and "Extended L2 Entries"). */
 export interface Entries {
@@ -167,9 +169,13 @@ export function mappedLayer(parts: LayerParts): Layer {
     size: layerSize,
     blockSize: clusterSize,
     locate,
-    async load(at) {
-      const cluster = Math.floor(at / clusterSize);
-      if (at < size && tables.tableAt(Math.floor(cluster / perTable)) !== 0) await tables.load(cluster);
+    async load(at, limit) {
+      const end = Math.min(at + limit, size);
+      let cluster = Math.floor(at / clusterSize);
+      for (let pages = 0; cluster * clusterSize < end && pages < MOST_PAGES; pages++) {
+        if (tables.tableAt(Math.floor(cluster / perTable)) !== 0) await tables.load(cluster);
+        cluster = (Math.floor(cluster / perPage) + 1) * perPage;
+      }
     },
     async unpack(unit, into) {
       const where = { file: source.name, at: tables.tableAt(Math.floor(unit / perTable)), field: 'L2 entry' };
