@@ -1,6 +1,7 @@
 /** Progress bars: on a terminal only, on stderr, and only for work that takes longer than a second. */
-import type { Bar } from './verb.ts';
+
 import { formatSize } from './text.ts';
+import type { Bar } from './verb.ts';
 
 const SHOW_AFTER_MS = 1000;
 

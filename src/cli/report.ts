@@ -31,7 +31,8 @@ function tell(error: unknown): Told {
   }
   const { code, path } = error as NodeJS.ErrnoException;
   const known = code === undefined ? undefined : REASONS[code];
-  const fault = code === 'ENOENT' ? 'not-found' : code === 'ENOSPC' ? 'no-space' : code === undefined ? 'internal' : 'io';
+  const fault =
+    code === 'ENOENT' ? 'not-found' : code === 'ENOSPC' ? 'no-space' : code === undefined ? 'internal' : 'io';
   const message = known ?? (error instanceof Error ? error.message : String(error));
   return { fault, message, file: path, at: undefined, field: undefined, hint: undefined };
 }

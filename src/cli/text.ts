@@ -34,7 +34,8 @@ export function formatSize(bytes: Bytes): string {
 /** A size as people write it: `65536`, `64K`, `64KiB`, `1.5G`; always binary units. 'usage' when it is none. */
 export function parseSize(text: string, flag: string): Bytes {
   const match = /^(\d{1,16}(?:\.\d{1,6})?)\s*([KMGTP]?)(?:i?B)?$/i.exec(text.trim());
-  const bytes = match === null ? Number.NaN : Number(match[1]) * 1024 ** ' KMGTP'.indexOf(match[2]!.toUpperCase() || ' ');
+  const bytes =
+    match === null ? Number.NaN : Number(match[1]) * 1024 ** ' KMGTP'.indexOf(match[2]!.toUpperCase() || ' ');
   if (!Number.isSafeInteger(bytes)) {
     throw new ImageError('usage', `${JSON.stringify(text)} is not a size such as 64K or 1G`, { field: flag });
   }
@@ -42,7 +43,11 @@ export function parseSize(text: string, flag: string): Bytes {
 }
 
 /** `2026-11-02 02:00:00Z`: always UTC, as point names are. */
-export const formatTime = (time: Date): string => time.toISOString().replace('T', ' ').replace(/\.\d+Z$/, 'Z');
+export const formatTime = (time: Date): string =>
+  time
+    .toISOString()
+    .replace('T', ' ')
+    .replace(/\.\d+Z$/, 'Z');
 
 /** `3.2 s`, `4 min 10 s`, `2 h 05 min`. */
 export function formatDuration(ms: number): string {
@@ -54,7 +59,11 @@ export function formatDuration(ms: number): string {
 }
 
 /** A name of a restore point, or of a file: `2026-11-02T02-00-00Z`. */
-export const timeName = (time: Date): string => time.toISOString().replace(/\.\d+Z$/, 'Z').replaceAll(':', '-');
+export const timeName = (time: Date): string =>
+  time
+    .toISOString()
+    .replace(/\.\d+Z$/, 'Z')
+    .replaceAll(':', '-');
 
 export interface Column {
   readonly title: string;

@@ -6,9 +6,13 @@ type VerbModule = Promise<{ readonly command: Verb }>;
 export const verbs: Readonly<Record<string, () => VerbModule>> = {
   ls: () => import('./ls.ts'),
   info: () => import('./info.ts'),
+  mount: () => import('./mount.ts'),
+  umount: () => import('./umount.ts'),
   backup: () => import('./backup.ts'),
   verify: () => import('./verify.ts'),
   restore: () => import('./restore.ts'),
+  clone: () => import('./clone.ts'),
+  boot: () => import('./boot.ts'),
   doctor: () => import('./doctor.ts'),
   completion: () => import('./completion.ts'),
 };

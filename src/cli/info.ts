@@ -1,0 +1,93 @@
+import path from 'node:path';
+import type { Image, ParentRef } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import { type Identified, identify } from '../chain/scan.ts';
+import { adapters } from '../registry.ts';
+import { openStore } from '../stores/open.ts';
+import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
+import { display, formatSize, table } from './text.ts';
+import type { Verb } from './verb.ts';
+
+type InfoArgs = KeyArgs & { readonly path: readonly string[] };
+
+interface Row {
+  readonly path: string;
+  readonly adapter: string | null;
+  /** The type of the newest point in the file; null when unknown. */
+  readonly role: string | null;
+  readonly parent?: string;
+  readonly encrypted?: boolean;
+  readonly disks: readonly { readonly name: string; readonly size: number; readonly stored: number }[];
+  readonly reason?: string;
+}
+
+const parentName = (parent: ParentRef): string => (parent.by === 'name' ? parent.name : (parent.names[0] ?? parent.id));
+
+function describe(file: string, image: Image): Row {
+  const newest = image.points.findLast(point => point.type !== 'snapshot') ?? image.points.at(-1);
+  const row = { path: file, adapter: image.adapter, encrypted: image.encrypted };
+  if (newest === undefined) return { ...row, role: null, disks: [], reason: 'holds no restore point' };
+  return {
+    ...row,
+    role: newest.type,
+    ...(newest.parent === null ? {} : { parent: parentName(newest.parent) }),
+    disks: newest.disks.map(({ name, size, stored }) => ({ name, size, stored })),
+    ...(newest.problem === null ? {} : { reason: newest.problem.message }),
+  };
+}
+
+async function look(file: string, keys: ReturnType<typeof keyring>): Promise<Row> {
+  await using store = await openStore(file);
+  const name = path.basename(file);
+  let found: Identified | null;
+  try {
+    found = await identify(name, store, adapters, keys);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    throw new ImageError(error.fault, error.message, { ...error.where, file }, { cause: error });
+  }
+  if (found === null) return { path: file, adapter: null, role: null, disks: [], reason: 'not of a known format' };
+  if (found.image === null) {
+    const reason = found.problem?.message ?? 'cannot be opened';
+    return { path: file, adapter: found.adapter.name, role: null, disks: [], reason };
+  }
+  await using image = found.image;
+  return describe(file, image);
+}
+
+function rowText(row: Row): readonly string[] {
+  const state = row.reason ?? (row.encrypted === true ? 'encrypted' : '');
+  const disks = row.disks.map(disk => `${disk.name} ${formatSize(disk.size)}`).join(', ');
+  return [row.path, row.adapter ?? 'unknown', row.role ?? '-', row.parent ?? '-', disks || '-', state];
+}
+
+export const command: Verb = {
+  name: 'info',
+  positionals: '<path..>',
+  summary: 'Say what files are, by their content: format, role in the chain, parent, disks',
+  example: 'bootmount info disk.qcow2 web01/*.bml',
+  build: yargs => keyOptions(yargs.positional('path', { type: 'string', array: true, describe: 'files to look at' })),
+  async run(args: InfoArgs, context) {
+    using keys = keyring(args, { ask: false });
+    const rows: Row[] = [];
+    let firstError: unknown = null;
+    for (const file of args.path) {
+      try {
+        rows.push(await look(file, keys));
+      } catch (error) {
+        if (args.path.length === 1) throw error;
+        firstError ??= error;
+        const reason = error instanceof Error ? error.message : String(error);
+        rows.push({ path: file, adapter: null, role: null, disks: [], reason });
+      }
+    }
+    if (context.json) context.outJson(rows);
+    else {
+      const columns = ['FILE', 'FORMAT', 'ROLE', 'PARENT', 'DISKS', ''].map(title => ({ title }));
+      context.out(table(columns, rows.map(rowText)));
+    }
+    for (const { path: file, adapter } of rows)
+      if (adapter === null) context.note(`bootmount: info: ${display(file)} is of no known format`);
+    if (rows.some(row => row.adapter === null) || firstError !== null) context.exitCode(3);
+  },
+};

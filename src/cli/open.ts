@@ -1,0 +1,23 @@
+/** Opening a repository for a verb, with what is wrong with its files told on stderr. */
+import type { Keyring, Store } from '../base/contracts.ts';
+import type { Repository } from '../chain/point.ts';
+import { openRepository } from '../chain/repository.ts';
+import { adapters } from '../registry.ts';
+import { openStore } from '../stores/open.ts';
+import { display } from './text.ts';
+import type { Context } from './verb.ts';
+
+export interface Opened extends AsyncDisposable {
+  readonly store: Store;
+  readonly repository: Repository;
+}
+
+/** `repo`: as the user names it. 'not-found' when there is nothing. */
+export async function openRepo(repo: string, keys: Keyring, context: Context): Promise<Opened> {
+  await using opening = new AsyncDisposableStack();
+  const store = opening.use(await openStore(repo));
+  const repository = opening.use(await openRepository(store, adapters, keys));
+  for (const warning of repository.warnings) context.note(`bootmount: warning: ${display(warning)}`);
+  const opened = opening.move();
+  return { store, repository, [Symbol.asyncDispose]: () => opened.disposeAsync() };
+}

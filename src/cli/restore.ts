@@ -1,0 +1,132 @@
+import fs from 'node:fs';
+import path from 'node:path';
+import { ImageError } from '../base/errors.ts';
+import { openDiskFile } from '../chain/file.ts';
+import { findPoint } from '../chain/find.ts';
+import type { Repository, RestorePoint } from '../chain/point.ts';
+import { restore } from '../jobs/restore.ts';
+import { adapters, fileWriters } from '../registry.ts';
+import { localFileStore } from '../stores/local.ts';
+import { openRepo } from './open.ts';
+import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
+import { restoreTarget } from './target.ts';
+import { display, formatDuration, formatSize } from './text.ts';
+import type { Bar, Verb } from './verb.ts';
+
+const FORMATS = ['raw', 'qcow2', 'vhd'] as const;
+type Format = (typeof FORMATS)[number];
+
+type RestoreArgs = KeyArgs & {
+  readonly point: string;
+  readonly file: string;
+  readonly repo: string;
+  readonly format?: Format;
+  readonly disk?: string;
+  readonly force: boolean;
+};
+
+/** As the file's name says, unless said otherwise. */
+function formatFor(args: RestoreArgs): Format {
+  if (args.format !== undefined) return args.format;
+  const extension = path.extname(args.file).slice(1).toLowerCase();
+  return FORMATS.find(format => format === extension) ?? 'raw';
+}
+
+function diskNumber(point: RestorePoint, wanted: string | undefined): number {
+  const names = point.disks.map(disk => disk.name);
+  const spec = `${point.set}@${point.name}`;
+  if (wanted !== undefined) {
+    const number = names.indexOf(wanted);
+    if (number >= 0) return number;
+    throw new ImageError('not-found', `${spec} has no disk ${wanted}`, {}, { hint: `--disk ${names.join(' | ')}` });
+  }
+  if (names.length === 1) return 0;
+  const hint = `--disk ${names.join(' | ')}`;
+  throw new ImageError('usage', `${spec} has ${names.length} disks: say which one`, { field: '--disk' }, { hint });
+}
+
+/** A restore over a file of the repository would destroy what it reads. */
+function refuseOwnFiles(file: string, repo: string, repository: Repository): void {
+  const root = fs.realpathSync(repo);
+  const folder = fs.statSync(root).isDirectory() ? root : path.dirname(root);
+  const target = fs.realpathSync(path.dirname(path.resolve(file)));
+  const inside = path.relative(folder, path.join(target, path.basename(file)));
+  const files = repository.sets.flatMap(set => set.points).flatMap(point => point.files);
+  if (files.includes(inside)) throw new ImageError('usage', 'that is a file of the backup itself', { file });
+}
+
+export const command: Verb = {
+  name: 'restore',
+  positionals: '<point> <file>',
+  summary: 'Write a disk of a restore point to a file: sparse, resumable, and read back',
+  example: 'bootmount restore web01@latest disk.qcow2 --repo /srv/backups --format qcow2',
+  build: yargs =>
+    keyOptions(
+      yargs
+        .positional('point', { type: 'string', describe: 'SET@POINT, SET (its latest), SET@~1 (one before)' })
+        .positional('file', { type: 'string', describe: 'file to make' })
+        .option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'folder of backups, or one file' })
+        .option('format', { choices: FORMATS, nargs: 1, describe: "default: as the file's name ends, else raw" })
+        .option('disk', { type: 'string', nargs: 1, describe: 'which disk, when the point has several' })
+        .option('force', { type: 'boolean', default: false, describe: 'overwrite the file' }),
+    ),
+  async run(args: RestoreArgs, context) {
+    const begin = performance.now();
+    using keys = keyring(args, { ask: true });
+    const target = restoreTarget(args.file, args.force);
+    await using opened = await openRepo(args.repo, keys, context);
+    refuseOwnFiles(args.file, args.repo, opened.repository);
+    const point = findPoint(opened.repository, args.point);
+    const number = diskNumber(point, args.disk);
+    const name = point.disks[number]!.name;
+    const format = formatFor(args);
+    await using disk = await point.openDisk(number);
+    let bar: Bar = context.progress('restoring', disk.size);
+    try {
+      const result = await restore({
+        disk,
+        identity: `${point.identity}/${name}`,
+        format,
+        target,
+        write: format === 'raw' ? null : fileWriters[format]!,
+        reopen: () =>
+          openDiskFile(
+            path.basename(target.partial),
+            localFileStore(target.partial),
+            adapters,
+            keyring({}, { ask: false }),
+          ),
+        signal: context.signal,
+        progress: done => bar.at(done),
+        checking() {
+          bar.end();
+          bar = context.progress('reading back', disk.size);
+        },
+      });
+      bar.end();
+      const ms = performance.now() - begin;
+      const summary = {
+        point: `${point.set}@${point.name}`,
+        disk: name,
+        file: args.file,
+        format,
+        size: disk.size,
+        ...result,
+      };
+      if (context.json) context.outJson(summary);
+      else {
+        const resumed = result.resumedAt > 0 ? `, continued at ${formatSize(result.resumedAt)}` : '';
+        const what = `${formatSize(result.written)} written for ${formatSize(disk.size)}${resumed}`;
+        context.out(
+          `${display(args.file)}: ${display(summary.point)} ${display(name)} as ${format}: ${what}, read back, ${formatDuration(ms)}`,
+        );
+      }
+    } catch (error) {
+      bar.end();
+      if (fs.existsSync(target.partial)) {
+        context.note(`bootmount: ${display(target.partial)} is kept: the same command continues it`);
+      }
+      throw error;
+    }
+  },
+};

@@ -1,0 +1,123 @@
+/** Backup: disks into one new layer, whole or as what changed since the parent point. */
+import type { Bytes, Disk, LayerId, LayerWriter } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import { isZero } from '../base/range.ts';
+import { dataWindows, extentAt, inLanes, readSparse, type Watch, type Window } from './sparse.ts';
+
+export interface BackupSpec extends Watch {
+  readonly sources: readonly Disk[];
+  /** The parent point's disks, read through its chain, in the same order; null where there is none: the disk is stored whole. */
+  readonly parents: readonly (Disk | null)[];
+  /** Committed at the end, and only then. It stays the caller's to dispose. */
+  readonly writer: LayerWriter;
+  readonly blockSize: Bytes;
+}
+
+export interface BackupResult {
+  readonly id: LayerId;
+  /** Bytes read from the sources. */
+  readonly read: Bytes;
+  /** Bytes that went into the layer. */
+  readonly stored: Bytes;
+  /** Blocks stored as data. */
+  readonly changed: number;
+  /** Blocks that the parent has and that are zeros now. */
+  readonly zeroed: number;
+}
+
+/** So much of each disk is looked at in one go, by so many lanes: the job holds twice their product in memory. */
+const WINDOW = 2 ** 20;
+const LANES = 4;
+
+interface Counts {
+  read: Bytes;
+  changed: number;
+  zeroed: number;
+}
+
+/** Throws what reading or writing throws, and the signal's reason; the layer does not exist then. */
+export async function backup(spec: BackupSpec): Promise<BackupResult> {
+  const { sources, blockSize, writer } = spec;
+  if (!Number.isSafeInteger(blockSize) || blockSize <= 0) {
+    throw new ImageError('usage', `${blockSize} is not a block size`);
+  }
+  const total = sources.reduce((sum, disk) => sum + disk.size, 0);
+  const counts: Counts = { read: 0, changed: 0, zeroed: 0 };
+  let before = 0;
+  for (const [number, source] of sources.entries()) {
+    const copied = (to: Bytes): void => spec.progress(before + to, total);
+    await copyDisk(spec, number, source, counts, copied);
+    before += source.size;
+    spec.progress(before, total);
+  }
+  spec.signal.throwIfAborted();
+  const id = await writer.commit();
+  return { id, ...counts, stored: writer.stored };
+}
+
+async function copyDisk(
+  spec: BackupSpec,
+  number: number,
+  source: Disk,
+  counts: Counts,
+  copied: (to: Bytes) => void,
+): Promise<void> {
+  const parent = spec.parents[number] ?? null;
+  const step = Math.max(1, Math.floor(WINDOW / spec.blockSize)) * spec.blockSize;
+  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(step, source.size)));
+  const windows = dataWindows(parent === null ? [source] : [source, parent], step, 0, source.size, spec.signal);
+  await inLanes(
+    windows,
+    LANES,
+    async (window, lane) => {
+      const data = buffers[lane]!.subarray(0, window.length);
+      counts.read += await readSparse(source, data, window.at);
+      await storeWindow(spec, number, window, data, parent, counts);
+      return window.at + window.length;
+    },
+    copied,
+  );
+}
+
+/** Puts the blocks of a window that differ from the parent. All of them are settled when it ends, as they share `data`. */
+async function storeWindow(
+  spec: BackupSpec,
+  number: number,
+  window: Window,
+  data: Uint8Array,
+  parent: Disk | null,
+  counts: Counts,
+): Promise<void> {
+  const { blockSize, writer } = spec;
+  const storeBlock = async (within: Bytes): Promise<void> => {
+    const at = window.at + within;
+    const block = data.subarray(within, within + blockSize);
+    if (isZero(block)) {
+      if (parent === null || (await knownZero(parent, at, block.length))) return;
+      counts.zeroed++;
+      await writer.write(number, at / blockSize, 'zero');
+    } else if (parent === null || !(await holds(parent, at, block))) {
+      counts.changed++;
+      await writer.write(number, at / blockSize, block);
+    }
+  };
+  const blocks: Promise<void>[] = [];
+  for (let within = 0; within < data.length; within += blockSize) blocks.push(storeBlock(within));
+  const ends = await Promise.allSettled(blocks);
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
+}
+
+async function knownZero(disk: Disk, at: Bytes, length: Bytes): Promise<boolean> {
+  const extent = await extentAt(disk, at, length);
+  if (extent.kind === 'data') return false;
+  return extent.length >= length || knownZero(disk, at + extent.length, length - extent.length);
+}
+
+/** Whether the disk reads as `block` there. */
+async function holds(disk: Disk, at: Bytes, block: Uint8Array): Promise<boolean> {
+  // Data is wanted here, so a place that is known to be zero differs without a read.
+  if (await knownZero(disk, at, block.length)) return false;
+  const its = new Uint8Array(block.length);
+  await readSparse(disk, its, at);
+  return Buffer.compare(its, block) === 0;
+}
