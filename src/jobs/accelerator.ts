@@ -7,7 +7,7 @@ import { replaceFile } from '../base/io.ts';
 import type { Accelerator } from './qemu.ts';
 
 const LIMIT_MS = 2000;
-/** A real machine needs KVM for speed alone: it must not be slower than emulation by more than this. */
+/** KVM is wanted for speed alone: beyond this many times the time of emulation it is not used. */
 const SLOWER = 2;
 /** Value that the boot sector writes; isa-debug-exit ends QEMU with twice that, plus one. */
 const EXIT_VALUE = 0x10;
@@ -29,7 +29,7 @@ export function probeSector(): Uint8Array {
 }
 
 /** Milliseconds until the boot sector ended QEMU; null when it did not within the limit, or in another way. */
-async function timeOf(accelerator: Accelerator, sector: string, limitMs: number): Promise<number | null> {
+async function timeOf(accelerator: string, sector: string, limitMs: number): Promise<number | null> {
   const started = performance.now();
   const args = [
     ...['-nodefaults', '-machine', 'pc', '-m', '16', '-display', 'none', '-no-reboot', '-accel', accelerator],
@@ -46,15 +46,15 @@ async function timeOf(accelerator: Accelerator, sector: string, limitMs: number)
   return code === EXIT_VALUE * 2 + 1 ? performance.now() - started : null;
 }
 
-/** Whether KVM works here and is worth using. Takes a fraction of a second, two seconds at most when it is not. */
-export async function probeKvm(folder: string): Promise<boolean> {
+/** Whether KVM (or another accelerator) works here and is worth using. Takes a fraction of a second, when KVM hangs two. */
+export async function probeKvm(folder: string, accelerator = 'kvm'): Promise<boolean> {
   const sector = `${folder}/kvm-probe.img`;
   await replaceFile(sector, probeSector());
   const emulated = await timeOf('tcg,thread=multi', sector, 2 * LIMIT_MS);
   const limit = emulated === null ? LIMIT_MS : Math.min(LIMIT_MS, SLOWER * emulated + 300);
-  return (await timeOf('kvm', sector, limit)) !== null;
+  return (await timeOf(accelerator, sector, limit)) !== null;
 }
 
-/** `folder`: a private one, for the boot sector. */
+/** `folder`: a private one, where the boot sector is written. */
 export const chooseAccelerator = async (folder: string): Promise<Accelerator> =>
   (await probeKvm(folder)) ? 'kvm' : 'tcg,thread=multi';

@@ -112,7 +112,7 @@ export interface QemuRun {
   /** Ends the machine after so long; absent: as long as it likes. */
   readonly timeoutMs?: number;
   /** What the guest wrote to its serial console. */
-  onSerial?(text: string): void;
+  onSerial?(text: string): unknown;
 }
 
 export interface QemuEnd {
@@ -145,7 +145,7 @@ export async function runQemu(command: readonly string[], run: QemuRun = {}): Pr
   const onAbort = (): void => stop('aborted');
   run.signal?.addEventListener('abort', onAbort);
   const limit = run.timeoutMs === undefined ? undefined : setTimeout(() => stop('timeout'), run.timeoutMs);
-  child.stdout.setEncoding('latin1').on('data', (text: string) => run.onSerial?.(text));
+  child.stdout.setEncoding('utf8').on('data', (text: string) => run.onSerial?.(text));
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     words = (words + text).slice(-MESSAGES_KEPT);
   });
