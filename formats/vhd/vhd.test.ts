@@ -2,9 +2,11 @@ import path from 'node:path';
 import { viewOf } from '../../src/base/struct.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit } from '../../test/kit/adapter-kit.ts';
-import { qemuImg, qemuIo } from '../../test/kit/oracles.ts';
-import { vhd } from './index.ts';
+import { diskFormatKit } from '../../test/kit/disk-format-kit.ts';
+import { qemuImg, qemuIo, sevenZipDigest } from '../../test/kit/oracles.ts';
+import { vhd, vhdFormat } from './index.ts';
 import { bitmapLength } from './layer.ts';
+import { MAX_SIZE } from './layout.ts';
 import { DynamicHeader, FOOTER_SIZE, Footer, HEADER_SIZE, hasCookie, UNUSED } from './structs.ts';
 
 /** Both footers and the header have checksums; table and bitmaps have none. */
@@ -56,4 +58,12 @@ adapterKit(vhd, {
     made('fixed, by qemu-img', 'fixed', 10),
   ],
   refused: [{ sample: 'vhd/qemu-samples/afl5.img.bz2', fault: 'corrupt' }],
+});
+
+diskFormatKit(vhdFormat, {
+  adapter: vhd,
+  qemu: 'vpc',
+  checkable: false,
+  second: { needs: ['7zz'], digest: file => sevenZipDigest(file, 'vhd') },
+  limit: MAX_SIZE,
 });

@@ -172,6 +172,7 @@ export async function locates(subject: Subject): Promise<void> {
       for (const [from, limit] of [
         [at, 1],
         [at + inside, run.length - inside],
+        [at + run.length - 1, 1],
       ] as const) {
         const part = await locate(layer, from, limit);
         assert.equal(part.kind, run.kind, `locate(${from}) disagrees with locate(${at})`);
