@@ -4,7 +4,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
-import { checkMountpoint, mountsOf } from '../host/fuse/mount.ts';
+import { mountpoint as checkMountpoint, mountsOf } from '../host/fuse/mount.ts';
 import { askControl } from '../server/control.ts';
 import { guardMountpoint } from '../server/guard.ts';
 import { mountpointPath, runPaths, stateFolder } from '../server/paths.ts';
@@ -233,8 +233,7 @@ export const command: Verb = {
         { hint: 'bootmount mount REPO MNT' },
       );
     }
-    const mountpoint = mountpointPath(args.mountpoint);
-    checkMountpoint(mountpoint);
+    const mountpoint = checkMountpoint(args.mountpoint);
     const config = configOf(args, args.repo, mountpoint);
     refuseOwnMount(config.repo);
     guardMountpoint(mountpoint);

@@ -31,7 +31,7 @@ export const command: Verb = {
       // Nobody answers, but the kernel still has the mount: its processes are gone, and with them nothing but the mount.
       const dead = error instanceof ImageError && error.fault === 'not-found' && mountsOf(at).length > 0;
       if (!dead) throw error;
-      unmount(at, { lazy: true });
+      await unmount(at, { lazy: true });
       context.note('bootmount: the mount was dead; it is detached');
     }
     if (args.release) releaseMountpoint(at);

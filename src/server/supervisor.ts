@@ -87,9 +87,10 @@ class Supervisor {
   /** Callers that wait get an error at once. */
   #giveUp(): void {
     abortConnection(this.#config.mountpoint);
-    unmount(this.#config.mountpoint, { lazy: true });
     this.#worker.kill();
-    this.#finish(1).catch(() => process.exit(1));
+    unmount(this.#config.mountpoint, { lazy: true })
+      .finally(() => this.#finish(1))
+      .catch(() => process.exit(1));
   }
 
   async #finish(code: number): Promise<void> {
@@ -130,7 +131,7 @@ class Supervisor {
     const { mountpoint } = this.#config;
     await this.#worker.ask({ verb: 'flush' });
     try {
-      unmount(mountpoint, { lazy: force });
+      await unmount(mountpoint, { lazy: force });
     } catch (error) {
       if (!(error instanceof ImageError) || error.fault !== 'busy') throw error;
       const holders = openFilesBelow(mountpoint);

@@ -10,12 +10,12 @@ import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
 
 const FUSE_FD = 3;
-/** How long the loop may keep the thread without letting orders and timers through, in ms. */
-const TURN_MS = 5;
 
 let stack: Stack | undefined;
 let config: ServeConfig | undefined;
 let resumed = false;
+/** Orders that are being carried out: until they are, the loop must not block. */
+let answering = 0;
 
 function needed(): Stack {
   if (stack === undefined) throw new Error('the worker was not prepared');
@@ -24,14 +24,11 @@ function needed(): Stack {
 
 /** Ends with the mount: closes what is open, and says by its exit code whether everything became durable. */
 async function serve(): Promise<void> {
-  let turned = performance.now();
-  const turn = (): boolean => {
-    const now = performance.now();
-    if (now - turned < TURN_MS) return false;
-    turned = now;
-    return true;
-  };
-  const served = serveFuse(FUSE_FD, needed().root, { nodesFile: config!.nodes, resume: resumed, mailbox: turn });
+  const served = serveFuse(FUSE_FD, needed().root, {
+    nodesFile: config!.nodes,
+    resume: resumed,
+    mailbox: () => answering > 0,
+  });
   await served.ended;
   await needed()[Symbol.asyncDispose]();
   process.exit(0);
@@ -71,8 +68,11 @@ function die(error: unknown): void {
 process.on('uncaughtException', die);
 process.on('unhandledRejection', die);
 process.on('message', (message: { id: number; request: WorkerRequest }) => {
-  answer(message.request).then(
-    value => process.send!({ id: message.id, value }),
-    error => process.send!({ id: message.id, error: toWire(error) }),
-  );
+  answering++;
+  answer(message.request)
+    .then(
+      value => process.send!({ id: message.id, value }),
+      error => process.send!({ id: message.id, error: toWire(error) }),
+    )
+    .finally(() => answering--);
 });

@@ -16,7 +16,7 @@ function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
     mode: 0o444,
     writable: false,
     size: () => file.size,
-    allocated: once(() => allocatedOf(file, disk, STAT_BUDGET)),
+    allocated: once(async () => allocatedOf(file, disk, STAT_BUDGET)),
     open: async () => ({
       size: () => file.size,
       read: (into, at) => readView(file, disk, into, at),

@@ -4,7 +4,7 @@ import path from 'node:path';
 import type { Bytes, Disk, DiskFormat, OpenFile, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { replaceFile } from '../base/io.ts';
-import { openOverlay } from '../overlay/overlay.ts';
+import { type Overlay, openOverlay } from '../overlay/overlay.ts';
 import { allocatedOf } from '../views/view.ts';
 import { computedDisk, type Growth, openWritableView } from '../views/writable.ts';
 
@@ -51,15 +51,25 @@ function keptGrowth(home: string, layoutSize: Bytes): Growth {
   };
 }
 
+/** Opens the overlay that is there, or makes one. */
+async function overlayIn(folder: string, base: Disk, baseIdentity: string): Promise<Overlay> {
+  try {
+    return await openOverlay(folder, base, { create: false, baseIdentity });
+  } catch (error) {
+    if (!(error instanceof ImageError) || error.fault !== 'not-found') throw error;
+    return openOverlay(folder, base, { create: true, baseIdentity });
+  }
+}
+
 export async function openCloneDisk(spec: CloneDiskSpec): Promise<CloneDisk> {
   const { base, name, format, clone } = spec;
   // A clone is another disk than its base and than its sisters: its views carry identifiers of their own.
   const id = `${base.id}/clone/${clone.name}`;
   const files = format.layout({ ...base, id }, { writable: true, name });
-  const disk = await openOverlay(path.join(spec.folder, name), base, { create: true, baseIdentity: clone.identity });
+  const disk = await overlayIn(path.join(spec.folder, name), base, clone.identity);
   const views: CloneDisk['views'][number][] = [];
   const patches: {
-    readonly patch: Awaited<ReturnType<typeof openOverlay>>;
+    readonly patch: Overlay;
     readonly growth: Growth | null;
     readonly file: VirtualFile;
   }[] = [];

@@ -111,11 +111,11 @@ function readLink(file: string): string | null {
 }
 
 /** The empty directory to mount at. A dead mount of ours that lies there is detached first. */
-function mountpoint(at: string): string {
+export function mountpoint(at: string): string {
   const full = locationOf(at);
   for (const _dead of mountsOf(full)) {
     if (!isDead(full))
-      throw new ImageError('busy', 'already mounted here', { file: at }, { hint: `bootmount unmount ${at}` });
+      throw new ImageError('busy', 'already mounted here', { file: at }, { hint: `bootmount umount ${at}` });
     const result = run('umount', ['-i', '-l', '--', full]);
     if (result.status !== 0) throw new ImageError('busy', `a dead mount is in the way: ${result.text}`, { file: at });
   }
@@ -180,32 +180,30 @@ export const sourceName = (fsname: string): string =>
   // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is replaced
   (fsname.replace(/[\u0000-\u001f\u007f]/g, '?') || 'bootmount').replace(/^([A-Za-z]+)=/, '$1:');
 
-/**
- * Opens /dev/fuse and mounts it at the empty directory `at`; the descriptor is to be served. Faults: 'not-found',
- * 'exists' (not an empty directory), 'busy' (already mounted), 'unsupported' (no /dev/fuse or no right to mount), 'usage'.
- */
-export function openFuse(at: string, options: MountOptions): number {
-  const argument = mountArgument(options);
-  const target = mountpoint(at);
-  let fd: number;
+/** A descriptor of /dev/fuse, to be mounted with `mountFuse`. Fault: 'unsupported' (no FUSE here, or no right to use it). */
+export function openFuseDevice(): number {
   try {
-    fd = fs.openSync(DEVICE, 'r+');
+    return fs.openSync(DEVICE, 'r+');
   } catch (cause) {
-    const missing =
-      (cause as NodeJS.ErrnoException).code !== 'EACCES' && (cause as NodeJS.ErrnoException).code !== 'EPERM';
+    const { code } = cause as NodeJS.ErrnoException;
+    const missing = code !== 'EACCES' && code !== 'EPERM';
     const hint = missing
       ? 'load the kernel module: modprobe fuse; a container needs --device /dev/fuse and --cap-add SYS_ADMIN'
       : 'mount as root, or use --transport fuse-native';
-    throw new ImageError(
-      'unsupported',
-      missing ? 'this machine has no FUSE' : 'no right to use FUSE',
-      { file: DEVICE },
-      { cause, hint },
-    );
+    const message = missing ? 'this machine has no FUSE' : 'no right to use FUSE';
+    throw new ImageError('unsupported', message, { file: DEVICE }, { cause, hint });
   }
+}
+
+/**
+ * Mounts the device at the empty directory `at`. Faults: 'not-found', 'exists' (not an empty directory), 'busy' (already
+ * mounted), 'unsupported' (no right to mount), 'usage'.
+ */
+export function mountFuse(fd: number, at: string, options: MountOptions): void {
+  const argument = mountArgument(options);
+  const target = mountpoint(at);
   const result = run('mount', ['-i', '-t', TYPE, '-o', argument, '--', sourceName(options.fsname), target], fd);
-  if (result.status === 0) return fd;
-  fs.closeSync(fd);
+  if (result.status === 0) return;
   if (/permission denied|must be superuser|not permitted/i.test(result.text)) {
     throw new ImageError(
       'unsupported',
@@ -215,6 +213,25 @@ export function openFuse(at: string, options: MountOptions): number {
     );
   }
   throw new ImageError('io', `mount failed: ${result.text || `status ${result.status}`}`, { file: at });
+}
+
+/** Opens the device and mounts it: the descriptor is to be served. */
+export function openFuse(at: string, options: MountOptions): number {
+  const fd = openFuseDevice();
+  try {
+    mountFuse(fd, at, options);
+    return fd;
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
+  }
+}
+
+/** Ends the connection of the mount at `at`: whoever waits for an answer gets an error now. */
+export function abortConnection(at: string): void {
+  const mount = mountsOf(path.resolve(at)).at(-1);
+  if (mount === undefined) return;
+  fs.writeFileSync(`/sys/fs/fuse/connections/${mount.device.split(':')[1]}/abort`, '1');
 }
 
 /**
