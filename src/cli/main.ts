@@ -19,6 +19,7 @@ const version = (): string => {
 /** The verb named on the command line; all of them when there is none, for the list in `--help`. */
 async function loadVerbs(args: readonly string[]): Promise<readonly Verb[]> {
   const named = args.find(arg => !arg.startsWith('-'));
+  if (named === undefined && args.includes('--version')) return [];
   const names = named !== undefined && Object.hasOwn(verbs, named) ? [named] : Object.keys(verbs);
   return Promise.all(names.map(async name => (await verbs[name]!()).command));
 }
@@ -32,14 +33,31 @@ function usageError(message: string, verb: Verb | undefined): ImageError {
   return new ImageError('usage', what, {}, { hint: `${synopsis.replace(/ [<[].*/, '')} --help` });
 }
 
+/** Names of the options that are lists; yargs' types leave the call out. */
+const listsOf = (parser: Argv): readonly string[] =>
+  (parser as unknown as { getOptions(): { array: readonly string[] } }).getOptions().array;
+
 /** A flag that takes one value and was given twice reaches us as a list: nobody should have to guess which one counts. */
-function refuseTwice(parser: Argv, args: Args, verb: Verb): void {
-  const declared = (parser as unknown as { getOptions(): { array: readonly string[] } }).getOptions().array;
+function refuseTwice(lists: readonly string[], args: Args, verb: Verb): void {
   for (const [key, value] of Object.entries(args)) {
-    if (key === '_' || !Array.isArray(value) || declared.includes(key)) continue;
-    throw usageError(`--${key} is given more than once`, verb);
+    const name = key.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`);
+    if (key === '_' || !Array.isArray(value) || lists.includes(name)) continue;
+    throw usageError(`--${name} is given more than once`, verb);
   }
 }
+
+/** Marks words after `--`, which yargs would take for flags, or not count at all. No argument of a program holds a NUL. */
+const PLAIN = '\0';
+
+function markPlain(args: readonly string[]): readonly string[] {
+  const at = args.indexOf('--');
+  return at < 0 ? args : [...args.slice(0, at), ...args.slice(at + 1).map(arg => PLAIN + arg)];
+}
+
+const unmark = (value: unknown): unknown => {
+  if (Array.isArray(value)) return value.map(unmark);
+  return typeof value === 'string' && value.startsWith(PLAIN) ? value.slice(PLAIN.length) : value;
+};
 
 interface Parsed {
   readonly verb: Verb | null;
@@ -52,6 +70,7 @@ async function parse(args: readonly string[]): Promise<Parsed> {
   const loaded = await loadVerbs(args);
   const single = loaded.length === 1 ? loaded[0] : undefined;
   let chosen: { verb: Verb; args: Args } | null = null;
+  let lists: readonly string[] = [];
   let failure: unknown = null;
   let text = '';
   const parser = yargs()
@@ -76,20 +95,24 @@ async function parse(args: readonly string[]): Promise<Parsed> {
     parser.command(
       usage,
       verb.summary,
-      (y: Argv) => verb.build(y.usage(`$0 ${usage}\n\n${verb.summary}`).example(verb.example, '')),
+      (y: Argv) => {
+        const built = verb.build(y.usage(`$0 ${usage}\n\n${verb.summary}`).example(verb.example, ''));
+        lists = [...listsOf(built)];
+        return built;
+      },
       found => {
         chosen = { verb, args: found };
       },
     );
   }
-  await parser.parseAsync([...args], {}, (_error, _args, output) => {
+  await parser.parseAsync([...markPlain(args)], {}, (_error, _args, output) => {
     text = output;
   });
   if (failure !== null) throw failure;
   if (chosen === null) return { verb: null, args: {}, text };
   const { verb, args: found } = chosen as { verb: Verb; args: Args };
-  refuseTwice(parser, found, verb);
-  return { verb, args: found, text };
+  refuseTwice(lists, found, verb);
+  return { verb, args: Object.fromEntries(Object.entries(found).map(([key, value]) => [key, unmark(value)])), text };
 }
 
 /** Standard output whose reader may go away (`| head`): that is no error, and no reason to stop a job. */
