@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import type { Qcow2Header } from './header.ts';
+import { entriesPerTable, type Qcow2Header } from './header.ts';
+import { entriesOf } from './layer.ts';
 import type { Snapshot } from './snapshots.ts';
 import { offsetOf } from './tables.ts';
 
@@ -11,18 +12,24 @@ const L2_BYTES: Bytes = 4 * 2 ** 20;
 const L2_READS = 256;
 const REFCOUNT_BYTES: Bytes = 65536;
 
+export interface Survey {
+  readonly identity: string;
+  /** A guest cluster that the file ends inside of, if one was met: what is missing of it reads as zeros. */
+  readonly cutCluster: number | null;
+}
+
 /**
- * SHA-256 over facts that do not depend on any name: the file's size, the header with the tables' places, one L1 table,
- * the top of the refcount table, and the L2 tables: all of them while they fit 4 MiB and 256 reads, otherwise as many
- * spread evenly. A cluster that is overwritten in place without any change of metadata is not seen by this.
+ * The identity is SHA-256 over facts that do not depend on any name: the file's size, the header with the tables' places,
+ * the L1 table, the top of the refcount table, and the L2 tables: all of them while they fit 4 MiB and 256 reads,
+ * otherwise as many spread evenly. A cluster that is overwritten in place without any change of metadata is not seen.
  */
-export async function diskIdentity(
+export async function surveyDisk(
   source: ByteSource,
   header: Qcow2Header,
   head: Uint8Array,
   l1: Uint8Array,
   dataSize: Bytes | null,
-): Promise<string> {
+): Promise<Survey> {
   const hash = createHash('sha256');
   hash.update(`qcow2 ${source.size} ${dataSize}`);
   hash.update(head.subarray(0, Math.min(head.length, 4096)));
@@ -35,19 +42,36 @@ export async function diskIdentity(
   }
   const chunk = Math.min(header.clusterSize, 65536);
   const l1View = viewOf(l1);
-  const places: Bytes[] = [];
-  for (let i = 0; i < l1.length; i += 8) {
-    const at = offsetOf(l1View.getUint32(i), l1View.getUint32(i + 4));
-    if (at !== 0 && at + chunk <= source.size) places.push(at);
+  const tables: number[] = [];
+  const placeOf = (table: number): Bytes => offsetOf(l1View.getUint32(table * 8), l1View.getUint32(table * 8 + 4));
+  for (let table = 0; table < l1.length / 8; table++) {
+    const at = placeOf(table);
+    if (at !== 0 && at + chunk <= source.size) tables.push(table);
   }
-  const most = Math.min(L2_READS, L2_BYTES / chunk);
-  const step = Math.max(1, places.length / most);
-  const buffer = new Uint8Array(chunk);
-  for (let i = 0; i < places.length; i += step) {
-    await source.read(buffer, places[Math.floor(i)]!);
-    hash.update(buffer);
+  const step = Math.max(1, tables.length / Math.min(L2_READS, L2_BYTES / chunk));
+  const page = new Uint8Array(chunk);
+  let cutCluster: number | null = null;
+  for (let i = 0; i < tables.length; i += step) {
+    const table = tables[Math.floor(i)]!;
+    await source.read(page, placeOf(table));
+    hash.update(page);
+    if (dataSize === null) cutCluster ??= cutIn(viewOf(page), header, source.size, table);
   }
-  return `qcow2:${hash.digest('hex')}`;
+  return { identity: `qcow2:${hash.digest('hex')}`, cutCluster };
+}
+
+/** The guest cluster that lies where the file ends, unless only bytes behind the disk's end are missing of it. */
+function cutIn(page: DataView, header: Qcow2Header, fileSize: Bytes, table: number): number | null {
+  const { clusterSize } = header;
+  const left = fileSize % clusterSize;
+  if (left === 0 || left === fileSize) return null;
+  const entries = entriesOf(header);
+  const first = table * entriesPerTable(header);
+  for (let entry = 0; entry < page.byteLength / entries.entrySize; entry++) {
+    if (entries.host(page, entry) !== fileSize - left || entries.kind(page, entry, 0) === 'packed') continue;
+    if ((first + entry) * clusterSize + left < header.size) return first + entry;
+  }
+  return null;
 }
 
 /**

@@ -101,6 +101,7 @@ export function mappedLayer(parts: LayerParts): Layer {
   const { perPage, perTable } = tables;
   const partSize = clusterSize / entries.parts;
   const layerSize = roundUp(size, 512);
+  const strict = cut || data.size % 512 !== 0;
 
   /** Length of the run of `kind` that starts at `at`; stops at `limit`, and where a page is not resident. */
   function runFrom(at: Bytes, limit: Bytes, kind: Kind, host: Bytes): Bytes {
@@ -125,8 +126,8 @@ export function mappedLayer(parts: LayerParts): Layer {
   }
 
   /**
-   * A cluster that starts inside the file may reach past its end: QEMU writes no trailing zeros. One that starts beyond
-   * stays 'plain', and reading it reports that the file ends early.
+   * A cluster that starts inside the file may reach past its end, in whole sectors: QEMU need not write trailing zeros.
+   * One that starts beyond stays 'plain', and reading it reports that the file ends early.
    */
   function plain(at: Bytes, limit: Bytes, host: Bytes, run: Bytes): Location {
     const within = at % clusterSize;
@@ -135,7 +136,7 @@ export function mappedLayer(parts: LayerParts): Layer {
     if (left >= run) return { kind: 'plain', source: data, at: fileAt, length: run };
     if (left > 0) return { kind: 'plain', source: data, at: fileAt, length: left };
     const length = Math.min(limit, clusterSize - within);
-    return host < data.size && !cut ? { kind: 'zero', length } : { kind: 'plain', source: data, at: fileAt, length };
+    return host < data.size && !strict ? { kind: 'zero', length } : { kind: 'plain', source: data, at: fileAt, length };
   }
 
   function locate(at: Bytes, limit: Bytes): Location | null {

@@ -13,7 +13,7 @@ import type {
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { isQcow2, parseHeader, type Qcow2Header, tablesFor } from './header.ts';
-import { diskIdentity, snapshotIdentity } from './identity.ts';
+import { snapshotIdentity, surveyDisk } from './identity.ts';
 import { type LayerParts, mappedLayer, rawDataLayer } from './layer.ts';
 import { nameInStore } from './names.ts';
 import { isCut } from './refcounts.ts';
@@ -119,6 +119,20 @@ function headerWarnings(header: Qcow2Header, file: string, cut: boolean): string
   return out;
 }
 
+async function survey(
+  source: ByteSource,
+  header: Qcow2Header,
+  head: Uint8Array,
+  l1: Uint8Array,
+  dataSize: Bytes | null,
+  warnings: string[],
+): Promise<string> {
+  const { identity, cutCluster } = await surveyDisk(source, header, head, l1, dataSize);
+  if (cutCluster !== null)
+    warnings.push(`${source.name}: the file ends inside cluster ${cutCluster}; the rest of it reads as zeros`);
+  return identity;
+}
+
 /** Everything the file says about its mappings, the disk's own last. */
 async function readPoints(
   source: ByteSource,
@@ -149,7 +163,7 @@ async function readPoints(
     }
     const identity =
       snapshot === null
-        ? await diskIdentity(source, header, head, l1, dataSize)
+        ? await survey(source, header, head, l1, dataSize, warnings)
         : snapshotIdentity(header, snapshot, l1);
     const type = snapshot !== null ? 'snapshot' : parent.value === null ? 'full' : 'incremental';
     points.push(
