@@ -1,0 +1,53 @@
+/** zstd, on pool threads, with the output's length known in advance. */
+import zlib from 'node:zlib';
+
+/** Stored as it is unless compression saves this part of it. */
+const LEAST_GAIN = 1 / 16;
+
+/** The compressed bytes, or null when they are not worth it. */
+export function compress(plain: Uint8Array, level: number): Promise<Uint8Array<ArrayBuffer> | null> {
+  const options = { params: { [zlib.constants.ZSTD_c_compressionLevel]: level } };
+  return new Promise((resolve, reject) => {
+    zlib.zstdCompress(plain, options, (error, out) => {
+      if (error) reject(error);
+      else resolve(worth(plain, out) ? new Uint8Array(out.buffer as ArrayBuffer, out.byteOffset, out.length) : null);
+    });
+  });
+}
+
+const worth = (plain: Uint8Array, packed: Uint8Array): boolean => packed.length <= plain.length * (1 - LEAST_GAIN);
+
+/** As `compress`, at once: for nodes, which are one page. */
+export function compressNow(plain: Uint8Array): Uint8Array | null {
+  const out = zlib.zstdCompressSync(plain);
+  return worth(plain, out) ? out : null;
+}
+
+/** Exactly `length` bytes, and nothing after them; otherwise an error that says what was found. */
+export function decompress(packed: Uint8Array, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  return new Promise((resolve, reject) => {
+    // The types leave out `info`, which makes the callback's result carry the engine with its count of consumed bytes.
+    zlib.zstdDecompress(packed, { maxOutputLength: length, info: true } as zlib.ZstdOptions, (error, result) => {
+      if (error) return reject(error);
+      const { buffer, engine } = result as unknown as Inflated;
+      if (engine.bytesWritten !== packed.length) return reject(new RangeError('bytes follow the compressed data'));
+      if (buffer.length !== length) return reject(new RangeError(`${buffer.length} bytes instead of ${length}`));
+      resolve(new Uint8Array(buffer.buffer as ArrayBuffer, buffer.byteOffset, buffer.length));
+    });
+  });
+}
+
+interface Inflated {
+  readonly buffer: Buffer;
+  readonly engine: { readonly bytesWritten: number };
+}
+
+/** As `decompress`, at once: for what is at most a page. */
+export function decompressNow(packed: Uint8Array, length: number): Uint8Array {
+  const options = { maxOutputLength: length, info: true } as zlib.ZstdOptions;
+  const { buffer, engine } = zlib.zstdDecompressSync(packed, options) as unknown as Inflated;
+  if (engine.bytesWritten !== packed.length || buffer.length !== length) {
+    throw new RangeError('the compressed data has another length');
+  }
+  return new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.length);
+}

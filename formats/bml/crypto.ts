@@ -1,0 +1,115 @@
+/** Keys derived from the master key, and the sealing of data records (section 8). */
+import { createHmac, hkdfSync, type KeyObject, webcrypto } from 'node:crypto';
+import { viewOf } from '../../src/base/struct.ts';
+import { hex, KINDS, type Kind, MAJOR } from './structs.ts';
+
+const { subtle } = webcrypto;
+export const GCM_TAG = 16;
+/** Counter that stands before the ciphertext. */
+export const COUNTER = 8;
+
+export type SessionKey = webcrypto.CryptoKey;
+
+/** What one set's master key opens. */
+export interface SetKeys {
+  readonly master: KeyObject;
+  /** HMAC-SHA-256 under the authentication key. */
+  authenticate(data: Uint8Array): Uint8Array;
+  session(layer: Uint8Array, salt: Uint8Array): Promise<SessionKey>;
+}
+
+export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
+  const auth = Buffer.from(hkdfSync('sha256', master, setId, 'bml auth', 32));
+  const sessions = new Map<string, Promise<SessionKey>>();
+  return {
+    master,
+    authenticate: data => createHmac('sha256', auth).update(data).digest(),
+    session(layer, salt) {
+      const id = hex(layer) + hex(salt);
+      let key = sessions.get(id);
+      if (key === undefined) {
+        const context = Buffer.concat([Buffer.from('bml data'), setId, layer]);
+        const raw = new Uint8Array(hkdfSync('sha256', master, salt, context, 32));
+        key = subtle.importKey('raw', raw, 'AES-GCM', false, ['encrypt', 'decrypt']);
+        sessions.set(id, key);
+      }
+      return key;
+    },
+  };
+}
+
+/** What an object is, wherever it lies: no file offset, no session, no other file's data. */
+export interface Place {
+  readonly setId: Uint8Array;
+  readonly layer: Uint8Array;
+  readonly kind: Kind;
+  readonly disk: number;
+  /** Block number; for a node its position. */
+  readonly index: number;
+  readonly level: number;
+}
+
+export function putIndex(view: DataView, at: number, index: number, level: number): void {
+  view.setUint32(at, index % 0x1_0000_0000, true);
+  view.setUint16(at + 4, Math.floor(index / 0x1_0000_0000), true);
+  view.setUint8(at + 6, 0);
+  view.setUint8(at + 7, level);
+}
+
+/** The 56 bytes of associated data. */
+export function associatedData(place: Place, codec: number, plain: number, flags: number): Uint8Array<ArrayBuffer> {
+  const data = new Uint8Array(56);
+  const view = viewOf(data);
+  view.setUint16(0, MAJOR, true);
+  data.set(place.setId, 2);
+  data.set(place.layer, 18);
+  view.setUint8(34, KINDS[place.kind]);
+  view.setUint8(35, codec);
+  view.setUint32(36, place.disk, true);
+  putIndex(view, 40, place.index, place.level);
+  view.setUint32(48, plain, true);
+  view.setUint32(52, flags, true);
+  return data;
+}
+
+/** The session's counter as a nonce: 64 bits, then four zero bytes. */
+function nonceOf(counter: Uint8Array): Uint8Array<ArrayBuffer> {
+  const nonce = new Uint8Array(12);
+  nonce.set(counter);
+  return nonce;
+}
+
+const gcm = (counter: Uint8Array, additionalData: Uint8Array<ArrayBuffer>) => ({
+  name: 'AES-GCM',
+  iv: nonceOf(counter),
+  additionalData,
+  tagLength: GCM_TAG * 8,
+});
+
+/** Ciphertext and tag, in one. Runs on a pool thread; `plain` belongs to the call until then. */
+export async function seal(
+  key: SessionKey,
+  counter: Uint8Array,
+  aad: Uint8Array<ArrayBuffer>,
+  plain: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array<ArrayBuffer>> {
+  return new Uint8Array(await subtle.encrypt(gcm(counter, aad), key, plain));
+}
+
+/** The plaintext of `sealed` (ciphertext and tag); null when the tag does not fit. Nothing leaves before that is known. */
+export async function unseal(
+  key: SessionKey,
+  counter: Uint8Array,
+  aad: Uint8Array<ArrayBuffer>,
+  sealed: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array<ArrayBuffer> | null> {
+  try {
+    return new Uint8Array(await subtle.decrypt(gcm(counter, aad), key, sealed));
+  } catch {
+    return null;
+  }
+}
+
+export async function digestOf(data: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
+  return new Uint8Array(await subtle.digest('SHA-256', data));
+}

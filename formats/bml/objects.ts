@@ -1,0 +1,201 @@
+/** The objects that one commit can reach, wherever in its set they lie. */
+import type { Bytes } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { decompress, decompressNow } from './codec.ts';
+import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, type SetKeys, unseal } from './crypto.ts';
+import { lookUp } from './held.ts';
+import { ENTRY, type Entry, entryFault, FANOUT, type NodePage, nodeHash, nodePage, TAG } from './node.ts';
+import { bodyFits, dataFlags, headerFault, plainLength, recordLength, sealedParts, type Wanted } from './record.ts';
+import type { SetFile } from './shelf.ts';
+import { corrupt, PAGE, RECORD_HEADER, sameBytes } from './structs.ts';
+import type { Line } from './table.ts';
+
+export interface Node extends NodePage {
+  /** Where it was read from: its entries' hints mean this file first. */
+  readonly file: SetFile | null;
+  /** Line of its own layer: its entries refer to no newer one. */
+  readonly line: number;
+}
+
+/** What a commit's trees are read with. */
+export interface Objects {
+  readonly setId: Uint8Array;
+  readonly keys: SetKeys | null;
+  readonly lines: readonly Line[];
+  /** Files that hold each line's layer; empty: missing. */
+  readonly holders: readonly (readonly SetFile[])[];
+}
+
+/** A node's place in the tree of a disk. */
+export interface NodePlace {
+  readonly disk: number;
+  readonly level: number;
+  readonly position: number;
+}
+
+const nameOf = (place: Place): string =>
+  place.kind === 'node'
+    ? `disk ${place.disk}, node ${place.index} of level ${place.level}`
+    : `disk ${place.disk}, block ${place.index}`;
+
+export const missing = (line: Line): string => {
+  const day = Number.isFinite(line.time) && line.time <= 8.64e15 ? new Date(line.time).toISOString() : 'unknown time';
+  return `needs layer ${line.id} of ${day}${line.file === '' ? '' : `, which was in ${line.file}`}, and no file here holds it`;
+};
+
+function candidates(objects: Objects, line: number, first: SetFile | null): readonly SetFile[] {
+  const all = objects.holders[line] ?? [];
+  if (all.length === 0) throw new ImageError('broken-chain', missing(objects.lines[line]!));
+  if (first === null || all.length === 1 || !all.includes(first)) return all;
+  return [first, ...all.filter(file => file !== first)];
+}
+
+interface Found {
+  readonly file: SetFile;
+  readonly at: Bytes;
+  /** Header and body, a tag included, without the padding. */
+  readonly record: Uint8Array<ArrayBuffer>;
+}
+
+/** Reads at one place; a string says why what is there is not the wanted record. */
+async function readAt(file: SetFile, at: Bytes, wanted: Wanted, length: number): Promise<Found | string> {
+  if (at + length > file.size) return 'there is no record';
+  const record = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+  await file.read(record, at);
+  return headerFault(record, wanted) ?? { file, at, record };
+}
+
+/**
+ * The record of an entry: each file that holds the layer is tried, at the hint and then through its index. `accept` opens
+ * what was found; damage in one file is made good by a sound copy in another.
+ */
+async function fetch<T>(
+  objects: Objects,
+  entry: Entry,
+  place: Place,
+  first: SetFile | null,
+  accept: (found: Found) => T | Promise<T>,
+): Promise<T> {
+  const encrypted = place.kind === 'data' && objects.keys !== null;
+  const flags = dataFlags(encrypted, entry.short);
+  const wanted: Wanted = { ...place, codec: entry.codec, session: entry.session, stored: entry.stored, flags };
+  const length = recordLength(entry.stored, encrypted);
+  let failure: unknown = null;
+  for (const file of candidates(objects, entry.line, first)) {
+    try {
+      let found = await readAt(file, entry.hint, wanted, length);
+      let at: Bytes | null = entry.hint;
+      if (typeof found === 'string' && file.index.entries > 0) {
+        at = await lookUp(file, place);
+        if (at !== null) found = await readAt(file, at, wanted, length);
+      }
+      if (typeof found !== 'string') return await accept(found);
+      throw corrupt(`${nameOf(place)}: ${found}`, file.name, at ?? entry.hint);
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  throw gone(failure, objects.lines[entry.line]!);
+}
+
+/** A file that was there when the image was opened and is no longer. */
+const gone = (error: unknown, line: Line): unknown =>
+  error instanceof ImageError && error.fault === 'not-found'
+    ? new ImageError('broken-chain', missing(line), error.where, { cause: error })
+    : error;
+
+/** Reads one node and checks it: record, hash, entries. */
+export function fetchNode(objects: Objects, entry: Entry, at: NodePlace, first: SetFile | null, blockSize: number) {
+  const line = objects.lines[entry.line]!;
+  const place: Place = {
+    setId: objects.setId,
+    layer: line.layer,
+    kind: 'node',
+    disk: at.disk,
+    index: at.position,
+    level: at.level,
+  };
+  return fetch(objects, entry, place, first, (found): Node => {
+    const bad = (why: string, cause?: unknown): never => {
+      throw corrupt(`${nameOf(place)}: ${why}`, found.file.name, found.at, cause);
+    };
+    if (!bodyFits(found.record)) bad('the record fails its checksum');
+    if (plainLength(found.record) !== PAGE) bad('the node has a wrong length');
+    const body = found.record.subarray(RECORD_HEADER);
+    let bytes: Uint8Array = body;
+    if (entry.codec === 1) {
+      try {
+        bytes = decompressNow(body, PAGE);
+      } catch (cause) {
+        bad('the node cannot be decompressed', cause);
+      }
+    }
+    if (bytes.length !== PAGE) bad('the node has a wrong length');
+    if (!sameBytes(nodeHash(bytes), entry.tag)) bad('the node fails its hash');
+    const page = nodePage(bytes);
+    for (let slot = 0; slot < FANOUT; slot++) {
+      const fault = entryFault(page.view, slot * ENTRY, at.level, { lines: entry.line + 1, blockSize });
+      if (fault !== null) bad(`entry ${slot}: ${fault}`);
+    }
+    return { ...page, file: found.file, line: entry.line };
+  });
+}
+
+/** Fills `into` (one block) from the record of a data entry; past the record's plain length with zeros. */
+export function fetchBlock(
+  objects: Objects,
+  entry: Entry,
+  at: { readonly disk: number; readonly block: number },
+  first: SetFile | null,
+  into: Uint8Array,
+): Promise<void> {
+  const line = objects.lines[entry.line]!;
+  const place: Place = {
+    setId: objects.setId,
+    layer: line.layer,
+    kind: 'data',
+    disk: at.disk,
+    index: at.block,
+    level: 0,
+  };
+  return fetch(objects, entry, place, first, async found => {
+    const plain = await openBlock(objects, entry, place, found, into.length);
+    into.set(plain);
+    into.fill(0, plain.length);
+  });
+}
+
+/** Tag or digest first for what is encrypted, last for what is not; no byte leaves unchecked. */
+async function openBlock(objects: Objects, entry: Entry, place: Place, found: Found, blockSize: number) {
+  const { record } = found;
+  const bad = (why: string, cause?: unknown): never => {
+    const damage = bodyFits(record) ? why : `${why} (the record fails its checksum: it is damaged)`;
+    throw corrupt(`${nameOf(place)}: ${damage}`, found.file.name, found.at, cause);
+  };
+  const length = plainLength(record);
+  if (entry.short ? length === 0 || length >= blockSize : length !== blockSize) bad(`a plain length of ${length}`);
+  let body: Uint8Array<ArrayBuffer> = record.subarray(RECORD_HEADER);
+  if (objects.keys !== null) {
+    if (entry.stored <= COUNTER) bad('the record is too short');
+    const { counter, sealed, tag } = sealedParts(record);
+    if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
+    const key = await objects.keys.session(place.layer, objects.lines[entry.line]!.salt);
+    const aad = associatedData(place, entry.codec, length, dataFlags(true, entry.short));
+    const opened = await unseal(key, counter, aad, sealed);
+    if (opened === null || sealed.length < GCM_TAG) return bad('the record fails its authentication');
+    body = opened;
+  }
+  let plain = body;
+  if (entry.codec === 1) {
+    try {
+      plain = await decompress(body, length);
+    } catch (cause) {
+      bad('the block cannot be decompressed', cause);
+    }
+  }
+  if (plain.length !== length) bad(`${plain.length} bytes instead of ${length}`);
+  if (objects.keys === null && !sameBytes((await digestOf(plain)).subarray(0, TAG), entry.tag)) {
+    bad('the block fails its digest');
+  }
+  return plain;
+}

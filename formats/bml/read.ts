@@ -1,0 +1,260 @@
+/** Opening a `.bml` file as an `Image`. */
+import type { Image, ImageDisk, ImagePoint, Keyring, Layer, LayerId, Store } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { type CommitDisk, hashOf, type PlacedCommit, readCommit, TLV_SET, textTlv } from './commit.ts';
+import { type SetKeys, setKeys } from './crypto.ts';
+import { soundKeyArea, type Unlocked, unlockWith } from './keys.ts';
+import { missing, type Objects } from './objects.ts';
+import { bodyFits, headerFits } from './record.ts';
+import { type SetFile, type Shelf, shelfOf } from './shelf.ts';
+import {
+  corrupt,
+  hex,
+  KEY_AREA_SIZE,
+  KEY_AREAS,
+  RECORD_HEADER,
+  recordHeader,
+  sameBytes,
+  tableLine,
+} from './structs.ts';
+import type { CommitPlace, Head, Tail } from './superblock.ts';
+import { type Line, parseTable, tableHash } from './table.ts';
+import { Tree } from './tree.ts';
+import { verifyFile } from './verify.ts';
+
+/** One restore point of the file, as far as it could be read. */
+export interface OpenPoint {
+  readonly commit: PlacedCommit;
+  readonly lines: readonly Line[];
+  /** Empty while there is a problem. */
+  readonly trees: readonly Tree[];
+  readonly objects: Objects | null;
+  readonly problem: ImageError | null;
+}
+
+/** What `create` and `verify` need of an opened image, beyond the contract. */
+export interface Opened {
+  readonly store: Store;
+  readonly shelf: Shelf;
+  readonly file: SetFile;
+  readonly head: Head;
+  readonly tail: Tail;
+  readonly keyArea: Uint8Array | null;
+  readonly unlocked: Unlocked | null;
+  readonly keys: SetKeys | null;
+  readonly points: ReadonlyMap<LayerId, OpenPoint>;
+}
+
+const opened = new WeakMap<Image, Opened>();
+
+/** The inside of an image that this adapter opened; undefined for any other. */
+export const insideOf = (image: Image): Opened | undefined => opened.get(image);
+
+interface Access {
+  readonly keyArea: Uint8Array | null;
+  readonly unlocked: Unlocked | null;
+  readonly problem: ImageError | null;
+}
+
+async function readKeyArea(file: SetFile): Promise<{ area: Uint8Array | null; at: number }> {
+  const copies: Uint8Array[] = [];
+  for (const at of KEY_AREAS) {
+    const copy = new Uint8Array(KEY_AREA_SIZE);
+    await file.read(copy, at);
+    copies.push(copy);
+  }
+  const area = soundKeyArea(copies);
+  return { area, at: KEY_AREAS[area === copies[1] ? 1 : 0] };
+}
+
+/** The master key, or why the file stays closed. */
+async function gainAccess(file: SetFile, head: Head, keys: Keyring): Promise<Access> {
+  if (!head.encrypted) return { keyArea: null, unlocked: null, problem: null };
+  const { area, at } = await readKeyArea(file);
+  const where = { file: file.name, at };
+  if (area === null) {
+    const problem = new ImageError('corrupt', 'both copies of the key slots fail their checksum', where);
+    return { keyArea: null, unlocked: null, problem };
+  }
+  try {
+    const unlocked = await unlockWith(keys, area, head.setId, file.name, at);
+    if (unlocked === 'locked') {
+      const problem = new ImageError('locked', 'the backup is encrypted and no key was given', where);
+      return { keyArea: area, unlocked: null, problem };
+    }
+    const problem = unlocked === null ? new ImageError('wrong-key', 'no given key opens the backup', where) : null;
+    return { keyArea: area, unlocked, problem };
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    return { keyArea: area, unlocked: null, problem: error };
+  }
+}
+
+/** The layer table of a commit, checked against the digest that the commit holds. */
+export async function readTable(file: SetFile, commit: PlacedCommit): Promise<readonly Line[]> {
+  const { tableAt } = commit;
+  const length = commit.lines * tableLine.size + commit.names;
+  if (commit.tableStored !== length || tableAt + RECORD_HEADER + length > file.size) {
+    throw corrupt('layer table: its length or place is wrong', file.name, tableAt);
+  }
+  const record = new Uint8Array(RECORD_HEADER + length);
+  await file.read(record, tableAt);
+  const header = recordHeader.parse(record, 0, file.name);
+  const body = record.subarray(RECORD_HEADER);
+  if (!headerFits(record) || !bodyFits(record) || header.kind !== 'metadata' || header.stored !== length) {
+    throw corrupt('layer table: the record fails its checksum', file.name, tableAt);
+  }
+  if (!sameBytes(tableHash(body), commit.tableHash)) throw corrupt('layer table: fails its hash', file.name, tableAt);
+  const lines = parseTable(body, commit.lines, file.name, tableAt);
+  if (!sameBytes(lines[commit.ownLine]!.layer, commit.layer)) {
+    throw corrupt('layer table: the commit names another layer as its own', file.name, tableAt);
+  }
+  return lines;
+}
+
+/** Which files hold each line's layer; the first needed line that none holds is why the point is broken. */
+async function findHolders(shelf: Shelf, file: SetFile, lines: readonly Line[]) {
+  const wanted = new Map<string, string>();
+  for (const line of lines) if (line.live > 0 && !file.layers.has(line.id)) wanted.set(line.id, line.file);
+  const others = wanted.size === 0 ? [] : await shelf.find(file.name, file.setId, wanted);
+  const byLayer = new Map<string, SetFile[]>();
+  for (const one of [file, ...others.filter(other => other.name !== file.name)]) {
+    for (const id of one.layers) byLayer.set(id, [...(byLayer.get(id) ?? []), one]);
+  }
+  const lost = lines.filter(line => line.live > 0 && !byLayer.has(line.id));
+  const where = { file: file.name };
+  const more = lost.length > 1 ? ` (and ${lost.length - 1} more layers are missing)` : '';
+  const problem = lost.length === 0 ? null : new ImageError('broken-chain', missing(lost[0]!) + more, where);
+  return { holders: lines.map(line => byLayer.get(line.id) ?? []), problem };
+}
+
+async function openPoint(
+  shelf: Shelf,
+  file: SetFile,
+  setId: Uint8Array,
+  keys: SetKeys | null,
+  locked: ImageError | null,
+  commit: PlacedCommit,
+): Promise<OpenPoint> {
+  const closed = (problem: ImageError, lines: readonly Line[] = []): OpenPoint => ({
+    commit,
+    lines,
+    trees: [],
+    objects: null,
+    problem,
+  });
+  if (locked !== null) return closed(locked);
+  if (!sameBytes(hashOf(commit.content, keys), commit.hash)) {
+    return closed(corrupt('commit: fails its authentication', file.name, commit.at));
+  }
+  try {
+    const lines = await readTable(file, commit);
+    const { holders, problem } = await findHolders(shelf, file, lines);
+    if (problem !== null) return closed(problem, lines);
+    const objects: Objects = { setId, keys, lines, holders };
+    const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file }, objects));
+    return { commit, lines, trees, objects, problem: null };
+  } catch (error) {
+    if (error instanceof ImageError) return closed(error);
+    throw error;
+  }
+}
+
+function layerOf(tree: Tree, id: LayerId, disk: CommitDisk): Layer {
+  return {
+    id,
+    size: disk.size,
+    blockSize: disk.blockSize,
+    locate: (at, limit) => tree.locate(at, limit),
+    load: at => tree.load(at),
+    unpack: (unit, into) => tree.unpack(unit, into),
+  };
+}
+
+/** Trees are complete by themselves, so no point has a parent that the core would have to find. */
+function imagePoint(point: OpenPoint, id: LayerId): ImagePoint {
+  const { commit } = point;
+  const disks = commit.disks.map(
+    (disk, i): ImageDisk => ({
+      name: disk.name,
+      size: disk.size,
+      sectorSize: disk.sectorSize,
+      stored: disk.stored,
+      layer: point.trees[i] === undefined ? null : layerOf(point.trees[i], id, disk),
+    }),
+  );
+  return {
+    id,
+    parent: null,
+    set: textTlv(commit, TLV_SET),
+    time: commit.time <= 8.64e15 ? new Date(commit.time) : null,
+    type: commit.type,
+    disks,
+    identity: hex(commit.hash),
+    problem: point.problem,
+  };
+}
+
+/** Newest last: those that the trailer lists, which are the newest ones of the file. */
+async function readCommits(shelf: Shelf, name: string, tail: Tail): Promise<PlacedCommit[]> {
+  const places: readonly CommitPlace[] = tail.commits;
+  if (places.length === 0) throw corrupt('the file holds no commit', name, 0);
+  return shelf.use(name, async source => {
+    const commits: PlacedCommit[] = [];
+    for (const place of places) commits.push(await readCommit(source, place));
+    return commits;
+  });
+}
+
+export async function openBml(name: string, store: Store, keyring: Keyring): Promise<Image> {
+  const shelf = shelfOf(store);
+  shelf.retain();
+  try {
+    await shelf.forget(name);
+    const { file, head, tail } = await shelf.identify(name);
+    const commits = await readCommits(shelf, name, tail);
+    const { keyArea, unlocked, problem } = await gainAccess(file, head, keyring);
+    const keys = unlocked === null ? null : setKeys(unlocked.master, head.setId);
+    const points = new Map<LayerId, OpenPoint>();
+    for (const commit of commits) {
+      const id = hex(commit.layer) as LayerId;
+      points.set(id, await openPoint(shelf, file, head.setId, keys, problem, commit));
+    }
+    const inside: Opened = { store, shelf, file, head, tail, keyArea, unlocked, keys, points };
+    return imageOf(inside);
+  } catch (error) {
+    await shelf.release();
+    throw error;
+  }
+}
+
+function warningsOf({ head, tail }: Opened): string[] {
+  const warnings: string[] = [];
+  if (head.fromCopy) warnings.push('the first superblock is damaged; its copy was used');
+  if (tail.warning !== null) warnings.push(tail.warning);
+  if (tail.total > tail.commits.length) {
+    warnings.push(`only the newest ${tail.commits.length} of ${tail.total} restore points are listed`);
+  }
+  if (head.readOnly !== 0n) warnings.push(`features 0x${head.readOnly.toString(16)} are unknown: reading only`);
+  return warnings;
+}
+
+function imageOf(inside: Opened): Image {
+  let open = true;
+  const image: Image = {
+    adapter: 'bml',
+    name: inside.file.name,
+    encrypted: inside.head.encrypted,
+    points: [...inside.points].map(([id, point]) => imagePoint(point, id)),
+    warnings: warningsOf(inside),
+    verify: run => verifyFile(inside, run),
+    async [Symbol.asyncDispose]() {
+      if (!open) return;
+      open = false;
+      for (const point of inside.points.values()) for (const tree of point.trees) tree.drop();
+      await inside.shelf.release();
+    },
+  };
+  opened.set(image, inside);
+  return image;
+}

@@ -1,0 +1,108 @@
+/** Records (section 6): a header, the stored bytes, a tag when encrypted, zeros up to the alignment. */
+import { crc32c } from '../../src/base/checksum.ts';
+import { roundUp } from '../../src/base/range.ts';
+import { viewOf } from '../../src/base/struct.ts';
+import { COUNTER, GCM_TAG, type Place, putIndex } from './crypto.ts';
+import { ALIGN, ENCRYPTED, KINDS, type Kind, RECORD_HEADER, recordHeader, SHORT } from './structs.ts';
+
+export type RecordHeader = ReturnType<typeof recordHeader.parse>;
+
+const BODY_CRC = recordHeader.offsetOf('bodyCrc');
+const HEADER_CRC = recordHeader.offsetOf('headerCrc');
+
+/** Bytes of a record without the padding. */
+export const recordLength = (stored: number, encrypted: boolean): number =>
+  RECORD_HEADER + stored + (encrypted ? GCM_TAG : 0);
+
+/** A record with padding; `body` is everything that follows the header, a tag included. */
+export function buildRecord(
+  place: Place,
+  session: number,
+  codec: number,
+  flags: number,
+  plain: number,
+  body: readonly Uint8Array[],
+): Uint8Array<ArrayBuffer> {
+  const length = body.reduce((sum, part) => sum + part.length, 0);
+  const record = new Uint8Array(roundUp(RECORD_HEADER + length, ALIGN));
+  let at = RECORD_HEADER;
+  for (const part of body) {
+    record.set(part, at);
+    at += part.length;
+  }
+  const view = viewOf(record);
+  record.set([0x42, 0x52, 0x45, 0x43, KINDS[place.kind], codec]);
+  view.setUint16(6, session, true);
+  view.setUint32(8, place.disk, true);
+  view.setUint32(12, flags, true);
+  putIndex(view, 16, place.index, place.level);
+  record.set(place.layer.subarray(0, 8), 24);
+  view.setUint32(32, (flags & ENCRYPTED) === 0 ? length : length - GCM_TAG, true);
+  view.setUint32(36, plain, true);
+  view.setUint32(BODY_CRC, crc32c(record.subarray(RECORD_HEADER, RECORD_HEADER + length)), true);
+  view.setUint32(HEADER_CRC, headerCrc(record), true);
+  return record;
+}
+
+const ZERO_CRC = new Uint8Array(4);
+
+const headerCrc = (record: Uint8Array): number => crc32c(ZERO_CRC, crc32c(record.subarray(0, HEADER_CRC)));
+
+export const headerFits = (record: Uint8Array): boolean =>
+  viewOf(record).getUint32(HEADER_CRC, true) === headerCrc(record);
+
+/** `record` is header and body, without padding. */
+export const bodyFits = (record: Uint8Array): boolean =>
+  viewOf(record).getUint32(BODY_CRC, true) === crc32c(record.subarray(RECORD_HEADER));
+
+/** What a record is wanted to be. */
+export interface Wanted {
+  readonly kind: Kind;
+  readonly codec: number;
+  readonly session: number;
+  readonly disk: number;
+  readonly index: number;
+  readonly level: number;
+  readonly layer: Uint8Array;
+  readonly stored: number;
+  readonly flags: number;
+}
+
+/** null: `header` is the wanted record's. Otherwise which field says that it is another one, or damaged. */
+export function headerFault(header: Uint8Array, wanted: Wanted): string | null {
+  if (header[0] !== 0x42 || header[1] !== 0x52 || header[2] !== 0x45 || header[3] !== 0x43) return 'there is no record';
+  if (!headerFits(header)) return 'the record header fails its checksum';
+  const view = viewOf(header);
+  const index = view.getUint16(20, true) * 0x1_0000_0000 + view.getUint32(16, true);
+  if (view.getUint8(4) !== KINDS[wanted.kind]) return 'the record is of another kind';
+  if (view.getUint32(8, true) !== wanted.disk) return 'the record belongs to another disk';
+  if (index !== wanted.index || view.getUint8(22) !== 0 || view.getUint8(23) !== wanted.level) {
+    return `the record is that of block ${index}`;
+  }
+  for (let i = 0; i < 8; i++) if (header[24 + i] !== wanted.layer[i]) return 'the record belongs to another layer';
+  if (view.getUint16(6, true) !== wanted.session) return 'the record belongs to another session';
+  if (view.getUint32(32, true) !== wanted.stored || view.getUint8(5) !== wanted.codec) {
+    return 'the record is another version of the block';
+  }
+  if (view.getUint32(12, true) !== wanted.flags) return 'the record has other flags';
+  return null;
+}
+
+export const plainLength = (header: Uint8Array): number => viewOf(header).getUint32(36, true);
+
+/** Flags of a data record. */
+export const dataFlags = (encrypted: boolean, short: boolean): number =>
+  (encrypted ? ENCRYPTED : 0) + (short ? SHORT : 0);
+
+/** The parts of an encrypted record's body. */
+export function sealedParts(record: Uint8Array<ArrayBuffer>): {
+  counter: Uint8Array<ArrayBuffer>;
+  sealed: Uint8Array<ArrayBuffer>;
+  tag: Uint8Array;
+} {
+  return {
+    counter: record.subarray(RECORD_HEADER, RECORD_HEADER + COUNTER),
+    sealed: record.subarray(RECORD_HEADER + COUNTER),
+    tag: record.subarray(record.length - GCM_TAG),
+  };
+}

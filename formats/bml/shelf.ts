@@ -1,0 +1,204 @@
+/**
+ * The `.bml` files of one store: which layers each holds, and their open sources. Images of a set share it, so that
+ * a thousand layers cost neither a thousand listings nor a thousand descriptors each.
+ */
+import type { ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { readHeld } from './held.ts';
+import { corrupt, hex } from './structs.ts';
+import { type Head, readHead, readTail, type Tail } from './superblock.ts';
+
+/** One file, as a place to read objects from. */
+export interface SetFile {
+  readonly name: string;
+  readonly size: Bytes;
+  readonly setId: string;
+  /** Ids of the layers whose objects lie here, in hexadecimal. */
+  readonly layers: ReadonlySet<string>;
+  /** Sorted index of objects; `entries` 0: there is none, and hints alone decide. */
+  readonly index: { readonly at: Bytes; readonly entries: number };
+  read(into: Uint8Array, at: Bytes): Promise<void>;
+}
+
+/** Sources that stay open without being read. */
+const IDLE_OPEN = 128;
+
+interface Opened {
+  readonly source: Promise<ByteSource>;
+  busy: number;
+}
+
+const folderOf = (name: string): string => name.slice(0, name.lastIndexOf('/') + 1);
+
+export class Shelf {
+  readonly #store: Store;
+  readonly #open = new Map<string, Opened>();
+  readonly #seen = new Map<string, SetFile>();
+  /** Size and time of each listed file when it was last looked at. */
+  readonly #stamps = new Map<string, string>();
+  readonly #listings = new Map<string, Promise<void>>();
+  #users = 0;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  retain(): void {
+    this.#users++;
+  }
+
+  /** The last one closes all sources. */
+  async release(): Promise<void> {
+    if (--this.#users > 0) return;
+    const all = [...this.#open.values()];
+    this.#open.clear();
+    this.#seen.clear();
+    this.#stamps.clear();
+    for (const { source } of all) await (await source)[Symbol.asyncDispose]();
+  }
+
+  /** Runs `use` on the open file; it is closed some time after, when others are needed more. */
+  async use<T>(name: string, use: (source: ByteSource) => T | Promise<T>): Promise<T> {
+    let opened = this.#open.get(name);
+    if (opened !== undefined) this.#open.delete(name);
+    else opened = { source: this.#store.open(name), busy: 0 };
+    this.#open.set(name, opened);
+    opened.busy++;
+    try {
+      return await use(await opened.source);
+    } catch (error) {
+      // A source that did not open must not be kept; a read that failed may go better on a fresh one.
+      await this.#close(name, opened);
+      throw error;
+    } finally {
+      opened.busy--;
+      if (this.#open.size > IDLE_OPEN) await this.#closeOldest();
+    }
+  }
+
+  async #close(name: string, opened: Opened): Promise<void> {
+    if (opened.busy > 1 || this.#open.get(name) !== opened) return;
+    this.#open.delete(name);
+    const source = await opened.source.catch(() => null);
+    await source?.[Symbol.asyncDispose]();
+  }
+
+  async #closeOldest(): Promise<void> {
+    for (const [name, opened] of this.#open) {
+      if (opened.busy > 0) continue;
+      this.#open.delete(name);
+      await (await opened.source)[Symbol.asyncDispose]();
+      return;
+    }
+  }
+
+  /** Looks at a file afresh, also when it was seen before. Faults: those of its superblock and trailer. */
+  async identify(name: string): Promise<{ readonly file: SetFile; readonly head: Head; readonly tail: Tail }> {
+    const found = await this.use(name, async source => {
+      const head = await readHead(source);
+      const tail = await readTail(source);
+      const layers = new Set(tail.commits.map(commit => hex(commit.layer)));
+      for (const id of await readHeld(source, tail)) layers.add(id);
+      const index = { at: tail.indexAt, entries: tail.indexEntries };
+      return { head, tail, file: this.#setFile(source, hex(head.setId), layers, index) };
+    });
+    this.#seen.set(name, found.file);
+    return found;
+  }
+
+  #setFile(source: ByteSource, setId: string, layers: ReadonlySet<string>, index: SetFile['index']): SetFile {
+    const { name, size } = source;
+    return {
+      name,
+      size,
+      setId,
+      layers,
+      index,
+      read: async (into, at) => {
+        if (at + into.length > size) throw corrupt('the record lies past the end of the file', name, at);
+        await this.use(name, now => now.read(into, at));
+      },
+    };
+  }
+
+  /** Closes an idle source: what has the name now may not be what had it before. */
+  async forget(name: string): Promise<void> {
+    this.#seen.delete(name);
+    const opened = this.#open.get(name);
+    if (opened === undefined || opened.busy > 0) return;
+    this.#open.delete(name);
+    const source = await opened.source.catch(() => null);
+    await source?.[Symbol.asyncDispose]();
+  }
+
+  async #tryIdentify(name: string): Promise<void> {
+    try {
+      await this.identify(name);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+    }
+  }
+
+  /**
+   * The files beside `beside` that hold any of the wanted layers: first by the names that they had, then by looking at
+   * every `.bml` file of the folder.
+   */
+  async find(beside: string, setId: string, wanted: ReadonlyMap<string, string>): Promise<readonly SetFile[]> {
+    const folder = folderOf(beside);
+    for (const name of wanted.values()) {
+      if (name !== '' && !name.includes('/') && !this.#seen.has(folder + name)) await this.#tryIdentify(folder + name);
+    }
+    if (!this.#covers(setId, folder, wanted)) await this.#list(folder);
+    return this.#holders(setId, folder, wanted);
+  }
+
+  #holders(setId: string, folder: string, wanted: ReadonlyMap<string, string>): SetFile[] {
+    const found: SetFile[] = [];
+    for (const [name, file] of this.#seen) {
+      if (file.setId !== setId || folderOf(name) !== folder) continue;
+      for (const id of file.layers) {
+        if (!wanted.has(id)) continue;
+        found.push(file);
+        break;
+      }
+    }
+    return found;
+  }
+
+  #covers(setId: string, folder: string, wanted: ReadonlyMap<string, string>): boolean {
+    const held = new Set(this.#holders(setId, folder, wanted).flatMap(file => [...file.layers]));
+    return [...wanted.keys()].every(id => held.has(id));
+  }
+
+  /** Concurrent callers share one listing. */
+  #list(folder: string): Promise<void> {
+    let running = this.#listings.get(folder);
+    if (running === undefined) {
+      running = this.#look(folder).finally(() => this.#listings.delete(folder));
+      this.#listings.set(folder, running);
+    }
+    return running;
+  }
+
+  async #look(folder: string): Promise<void> {
+    for await (const entry of this.#store.list(folder.slice(0, -1))) {
+      if (folderOf(entry.name) !== folder || !entry.name.endsWith('.bml')) continue;
+      const stamp = `${entry.size} ${entry.modified.getTime()}`;
+      if (this.#stamps.get(entry.name) === stamp) continue;
+      this.#stamps.set(entry.name, stamp);
+      await this.forget(entry.name);
+      await this.#tryIdentify(entry.name);
+    }
+  }
+}
+
+const shelves = new WeakMap<Store, Shelf>();
+
+export function shelfOf(store: Store): Shelf {
+  let shelf = shelves.get(store);
+  if (shelf === undefined) {
+    shelf = new Shelf(store);
+    shelves.set(store, shelf);
+  }
+  return shelf;
+}
