@@ -86,8 +86,8 @@ export const command: Verb = {
       const columns = ['FILE', 'FORMAT', 'ROLE', 'PARENT', 'DISKS', ''].map(title => ({ title }));
       context.out(table(columns, rows.map(rowText)));
     }
-    for (const { path: file, adapter } of rows)
-      if (adapter === null) context.note(`bootmount: info: ${display(file)} is of no known format`);
+    for (const { path: file, adapter, reason } of rows)
+      if (adapter === null) context.note(`bootmount: info: ${display(reason ?? '')} (${display(file)})`);
     if (rows.some(row => row.adapter === null) || firstError !== null) context.exitCode(3);
   },
 };

@@ -71,11 +71,14 @@ async function copyDisk(
     LANES,
     async (window, lane) => {
       const data = buffers[lane]!.subarray(0, window.length);
-      counts.read += await readSparse(source, data, window.at);
+      const read = await readSparse(source, data, window.at);
       await storeWindow(spec, number, window, data, parent, counts);
-      return window.at + window.length;
+      return { read, end: window.at + window.length };
     },
-    copied,
+    ({ read, end }) => {
+      counts.read += read;
+      copied(end);
+    },
   );
 }
 

@@ -189,10 +189,13 @@ async function readDisk(disk: Disk, watch: Watch, failed: (error: unknown) => vo
     dataWindows([disk], WINDOW, 0, disk.size, watch.signal),
     LANES,
     async ({ at, length }, lane) => {
-      bytes += await readPieces(disk, buffers[lane]!.subarray(0, length), at, failed);
-      return at + length;
+      const read = await readPieces(disk, buffers[lane]!.subarray(0, length), at, failed);
+      return { read, end: at + length };
     },
-    done => watch.progress(done, disk.size),
+    ({ read, end }) => {
+      bytes += read;
+      watch.progress(end, disk.size);
+    },
   );
   return bytes;
 }
