@@ -1,0 +1,213 @@
+/**
+ * Overlay files in memory that behave as a kernel and a disk do: for tests of kills, power losses and failing calls.
+ *
+ * A kill leaves everything that was written. A power loss leaves, for each 512-byte sector by itself, any version since
+ * the last sync of its file. A planned fault makes one call fail, or write a part and then fail.
+ */
+import type { Bytes } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import { roundDown } from '../base/range.ts';
+import type { OverlayFile, OverlayFiles } from './files.ts';
+
+const SECTOR = 512;
+
+interface SimulatedFile {
+  /** What a read gives: the kernel's memory. */
+  readonly now: Map<number, Uint8Array>;
+  /** Per sector written since the last sync: what the disk had, and every version since. */
+  unsynced: Map<number, Uint8Array[]>;
+  size: Bytes;
+}
+
+export interface Fault {
+  /** Which call, counted from 1 over all calls that can fail. */
+  readonly call: number;
+  readonly code: 'EIO' | 'ENOSPC';
+  /** A write does this part of its bytes before it fails. */
+  readonly part?: number;
+}
+
+export interface Call {
+  readonly what: 'read' | 'write' | 'sync' | 'syncNames' | 'open' | 'replace' | 'rename' | 'remove';
+  readonly name: string;
+  readonly at?: Bytes;
+  readonly length?: Bytes;
+}
+
+/** What goes wrong, for a machine through all its restarts. */
+export interface Plan {
+  /** Calls so far that can fail. */
+  calls: number;
+  fault: Fault | null;
+  /** Whether the planned fault has come. */
+  faulted: boolean;
+  /** Called before each call that can fail; may throw. */
+  before: ((call: Call) => void) | null;
+  /** Planted error: a write or sync for which this is true says that it was done, and was not. */
+  lies: ((call: Call) => boolean) | null;
+  /** Planted error: each write to a file of this name is held back until the call after the next one. */
+  late: string | null;
+}
+
+const nothingWrong = (): Plan => ({ calls: 0, fault: null, faulted: false, before: null, lies: null, late: null });
+
+export interface SimulatedFiles extends OverlayFiles {
+  readonly plan: Plan;
+  /** The same files as a run after a power loss finds them; `pick` chooses a version out of `n`. */
+  afterPowerLoss(pick: (n: number) => number, plan?: Plan): SimulatedFiles;
+  /** The same files as a run after a kill finds them. */
+  afterKill(plan?: Plan): SimulatedFiles;
+}
+
+const NOTHING = new Uint8Array(SECTOR);
+
+function readInto(file: SimulatedFile, into: Uint8Array, at: Bytes): void {
+  for (let done = 0; done < into.length; ) {
+    const sector = Math.floor((at + done) / SECTOR);
+    const within = (at + done) % SECTOR;
+    const n = Math.min(SECTOR - within, into.length - done);
+    into.set((file.now.get(sector) ?? NOTHING).subarray(within, within + n), done);
+    done += n;
+  }
+}
+
+function writeInto(file: SimulatedFile, from: Uint8Array, at: Bytes): void {
+  for (let done = 0; done < from.length; ) {
+    const sector = Math.floor((at + done) / SECTOR);
+    const within = (at + done) % SECTOR;
+    const n = Math.min(SECTOR - within, from.length - done);
+    const old = file.now.get(sector) ?? NOTHING;
+    const next = old.slice();
+    next.set(from.subarray(done, done + n), within);
+    const versions = file.unsynced.get(sector);
+    if (versions === undefined) file.unsynced.set(sector, [old, next]);
+    else versions.push(next);
+    file.now.set(sector, next);
+    done += n;
+  }
+  file.size = Math.max(file.size, at + from.length);
+}
+
+export function simulatedFiles(plan = nothingWrong(), disk: Map<string, SimulatedFile> = new Map()): SimulatedFiles {
+  let heldBack: { readonly since: number; apply(): void } | null = null;
+  const self: SimulatedFiles = {
+    folder: 'simulated',
+    plan,
+    names: () => [...disk.keys()],
+    open(name, mode) {
+      meet({ what: 'open', name });
+      if (mode === 'create') {
+        if (disk.has(name)) throw new ImageError('exists', 'the file exists already', { file: name });
+        disk.set(name, { now: new Map(), unsynced: new Map(), size: 0 });
+      }
+      const file = disk.get(name);
+      if (file === undefined) throw new ImageError('not-found', 'no such file', { file: name });
+      return opened(name, file);
+    },
+    readSmall(name, limit) {
+      const file = disk.get(name);
+      if (file === undefined) return null;
+      const content = new Uint8Array(Math.min(limit, file.size));
+      readInto(file, content, 0);
+      return content;
+    },
+    async replace(name, content) {
+      meet({ what: 'replace', name });
+      const file: SimulatedFile = { now: new Map(), unsynced: new Map(), size: 0 };
+      writeInto(file, content, 0);
+      file.unsynced.clear();
+      disk.set(name, file);
+    },
+    rename(from, to) {
+      meet({ what: 'rename', name: from });
+      disk.set(to, disk.get(from)!);
+      disk.delete(from);
+    },
+    remove(name) {
+      meet({ what: 'remove', name });
+      disk.delete(name);
+    },
+    async syncNames() {
+      meet({ what: 'syncNames', name: '' });
+    },
+    afterKill(nextPlan = nothingWrong()) {
+      const after = new Map<string, SimulatedFile>();
+      for (const [name, file] of disk) {
+        const unsynced = new Map([...file.unsynced].map(([sector, versions]) => [sector, [...versions]]));
+        after.set(name, { now: new Map(file.now), unsynced, size: file.size });
+      }
+      return simulatedFiles(nextPlan, after);
+    },
+    afterPowerLoss(pick, nextPlan = nothingWrong()) {
+      const after = new Map<string, SimulatedFile>();
+      for (const [name, file] of disk) {
+        const now = new Map(file.now);
+        for (const [sector, versions] of file.unsynced) now.set(sector, versions[pick(versions.length)]!);
+        after.set(name, { now, unsynced: new Map(), size: file.size });
+      }
+      return simulatedFiles(nextPlan, after);
+    },
+  };
+
+  /** Counts a call, and fails it when that is planned. */
+  function meet(call: Call, partly?: (part: number) => void): void {
+    plan.calls++;
+    plan.before?.(call);
+    if (heldBack !== null && plan.calls > heldBack.since + 1) {
+      heldBack.apply();
+      heldBack = null;
+    }
+    const { fault } = plan;
+    if (fault === null || fault.call !== plan.calls) return;
+    plan.faulted = true;
+    if (fault.part !== undefined) partly?.(fault.part);
+    if (fault.code === 'ENOSPC') throw new ImageError('no-space', 'no space left', { file: call.name });
+    throw new ImageError('io', 'I/O failed (EIO)', { file: call.name });
+  }
+
+  function opened(name: string, file: SimulatedFile): OverlayFile {
+    const readNow = (into: Uint8Array, at: Bytes): void => {
+      meet({ what: 'read', name, at, length: into.length });
+      if (at + into.length > file.size) throw new ImageError('corrupt', 'the file ends early', { file: name, at });
+      readInto(file, into, at);
+    };
+    return {
+      name,
+      get size() {
+        return file.size;
+      },
+      read: readNow,
+      readNow,
+      write(from, at) {
+        meet({ what: 'write', name, at, length: from.length }, part => {
+          // A sector is written or not; the few bytes of a map may end anywhere.
+          const unit = from.length < SECTOR ? 1 : SECTOR;
+          writeInto(file, from.subarray(0, roundDown(from.length * part, unit)), at);
+        });
+        if (plan.lies?.({ what: 'write', name, at, length: from.length })) return;
+        if (plan.late === name) {
+          const copy = from.slice();
+          heldBack?.apply();
+          heldBack = { since: plan.calls, apply: () => writeInto(file, copy, at) };
+          file.size = Math.max(file.size, at + from.length);
+        } else writeInto(file, from, at);
+      },
+      async sync() {
+        const call = { what: 'sync', name } as const;
+        if (plan.lies?.(call)) return;
+        // What is written while the sync goes on is not covered by it.
+        const covered = new Map([...file.unsynced].map(([sector, versions]) => [sector, versions.length]));
+        await new Promise(resolve => setImmediate(resolve));
+        meet(call);
+        for (const [sector, count] of covered) {
+          const versions = file.unsynced.get(sector)!;
+          if (versions.length === count) file.unsynced.delete(sector);
+          else versions.splice(0, count - 1);
+        }
+      },
+      allocated: () => file.now.size * SECTOR,
+      close: async () => {},
+    };
+  }
+  return self;
+}
