@@ -1,6 +1,7 @@
 /** Finding the footer that tells the truth: specification, section "Hard Disk Footer Format". */
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { viewOf } from '../../src/base/struct.ts';
 import {
   DISK_TYPE,
   FOOTER_SIZE,
@@ -9,6 +10,7 @@ import {
   type FooterFields,
   footerSum,
   hasCookie,
+  parseAt,
   SECTOR,
 } from './structs.ts';
 
@@ -19,7 +21,9 @@ export interface FoundFooter {
   readonly at: Bytes;
 }
 
-interface Candidate extends FoundFooter {
+interface Candidate {
+  readonly raw: Uint8Array;
+  readonly at: Bytes;
   readonly sumHolds: boolean;
 }
 
@@ -29,21 +33,30 @@ async function candidate(source: ByteSource, at: Bytes, length: number): Promise
   const raw = new Uint8Array(FOOTER_SIZE);
   await source.read(raw.subarray(0, length), at);
   if (!hasCookie(raw, 0)) return null;
-  const fields = Footer.parse(raw, 0, source.name);
-  return { fields, raw, at, sumHolds: footerSum(raw) === fields.checksum };
+  const sum = viewOf(raw).getUint32(Footer.offsetOf('checksum'));
+  return { raw, at, sumHolds: footerSum(raw) === sum };
 }
 
-const sameBytes = (a: Candidate, b: Candidate): boolean => Buffer.compare(a.raw, b.raw) === 0;
+/** What speaks for a footer whose checksum does not hold: an equal copy, or the file's size where the disk is fixed. */
+function witness(found: Candidate, end: Candidate | null, copy: Candidate | null): string | null {
+  const view = viewOf(found.raw);
+  if (view.getUint32(Footer.offsetOf('diskType')) === DISK_TYPE.fixed) {
+    return view.getBigUint64(Footer.offsetOf('currentSize')) === BigInt(found.at) ? 'the size of the file' : null;
+  }
+  return end !== null && copy !== null && Buffer.compare(end.raw, copy.raw) === 0 ? 'its copy' : null;
+}
 
 /**
  * The footer at the end of the file, or its copy at the start when that is the better one. A checksum that does not
- * hold is accepted with a warning where a second witness agrees: an equal copy, or, for a fixed disk, the file's size.
+ * hold is accepted with a warning where a second witness agrees.
  */
 export async function findFooter(source: ByteSource, warnings: string[]): Promise<FoundFooter> {
+  const file = source.name;
+  const use = ({ raw, at }: Candidate): FoundFooter => ({ fields: parseAt(Footer, raw, at, file), raw, at });
   const end =
     (await candidate(source, source.size - FOOTER_SIZE, FOOTER_SIZE)) ??
     (await candidate(source, source.size - FOOTER_SIZE + 1, FOOTER_SIZE - 1));
-  if (end?.sumHolds) return end;
+  if (end?.sumHolds) return use(end);
   const copy = end?.at === 0 ? null : await candidate(source, 0, FOOTER_SIZE);
   if (copy?.sumHolds) {
     warnings.push(
@@ -51,23 +64,22 @@ export async function findFooter(source: ByteSource, warnings: string[]): Promis
         ? 'there is no footer at the end of the file (it may be cut off); the copy at its start is used'
         : 'the footer at the end of the file is damaged; its copy at the start is used',
     );
-    return copy;
+    return use(copy);
   }
   const found = end ?? copy;
   if (found === null) {
-    throw new ImageError('not-this-format', 'there is no VHD footer at the end or at the start', { file: source.name });
+    throw new ImageError('not-this-format', 'there is no VHD footer at the end or at the start', { file });
   }
-  const fixed = found.fields.diskType === DISK_TYPE.fixed;
-  const agreed = fixed ? found.fields.currentSize === found.at : end !== null && copy !== null && sameBytes(end, copy);
-  if (!agreed) {
+  const agreed = witness(found, end, copy);
+  if (agreed === null) {
     throw new ImageError('corrupt', 'the checksum of the VHD footer does not hold and nothing confirms its content', {
-      file: source.name,
-      at: found.at,
+      file,
+      at: found.at + Footer.offsetOf('checksum'),
       field: 'checksum',
     });
   }
-  warnings.push(`the checksum of the footer does not hold, but ${fixed ? 'the size' : 'its copy'} agrees with it`);
-  return found;
+  warnings.push(`the checksum of the footer does not hold, but ${agreed} agrees with it`);
+  return use(found);
 }
 
 /** Creators whose current size QEMU takes; for others it takes cylinders * heads * sectors. */

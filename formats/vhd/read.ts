@@ -11,6 +11,7 @@ import type {
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
+import { viewOf } from '../../src/base/struct.ts';
 import { checkFooter, type FoundFooter, findFooter } from './footer.ts';
 import { type BlockMap, bitmapLength, blockLayer, fixedLayer } from './layer.ts';
 import { parentOf } from './parent.ts';
@@ -26,6 +27,7 @@ import {
   hasCookie,
   headerSum,
   NOWHERE,
+  parseAt,
   SECTOR,
   timeOf,
   uuidText,
@@ -93,7 +95,7 @@ async function openBlocks(id: LayerId, source: ByteSource, footer: FoundFooter, 
   const at = Number(fields.dataOffset);
   const raw = new Uint8Array(HEADER_SIZE);
   await source.read(raw, at);
-  const header = DynamicHeader.parse(raw, 0, source.name);
+  const header = parseAt(DynamicHeader, raw, at, source.name);
   checkHeader(header, at, fields.currentSize, source);
   if (headerSum(raw) !== header.checksum) warnings.push('the checksum of the dynamic header does not hold');
 
@@ -158,7 +160,7 @@ function probe(head: Uint8Array, tail: Uint8Array): Confidence {
   const at = tail.length - FOOTER_SIZE;
   if (hasCookie(tail, at)) {
     const raw = tail.subarray(at);
-    return footerSum(raw) === Footer.parse(raw).checksum ? 'certain' : 'maybe';
+    return footerSum(raw) === viewOf(raw).getUint32(Footer.offsetOf('checksum')) ? 'certain' : 'maybe';
   }
   return hasCookie(tail, at + 1) ? 'maybe' : 'no';
 }

@@ -2,7 +2,21 @@
  * Structures of the Virtual Hard Disk Image Format Specification 1.0 (Microsoft, 2006). Big-endian; times are seconds
  * since 2000-01-01 UTC; a sector is 512 bytes.
  */
-import { arrayOf, bits64be, bytes, magic, struct, u8, u16be, u32be, u64be, viewOf } from '../../src/base/struct.ts';
+import type { Bytes } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import {
+  arrayOf,
+  bits64be,
+  bytes,
+  magic,
+  type Struct,
+  struct,
+  u8,
+  u16be,
+  u32be,
+  u64be,
+  viewOf,
+} from '../../src/base/struct.ts';
 
 export const SECTOR = 512;
 export const FOOTER_SIZE = 512;
@@ -77,6 +91,17 @@ export function checksumOf(raw: Uint8Array, skip: number): number {
 
 export const footerSum = (raw: Uint8Array): number => checksumOf(raw, Footer.offsetOf('checksum'));
 export const headerSum = (raw: Uint8Array): number => checksumOf(raw, DynamicHeader.offsetOf('checksum'));
+
+/** Parses a structure that was read from `at` of the file: faults name the place in the file. */
+export function parseAt<T>(what: Struct<T>, raw: Uint8Array, at: Bytes, file: string): T {
+  try {
+    return what.parse(raw, 0, file);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    const where = { ...error.where, at: at + (error.where.at ?? 0) };
+    throw new ImageError(error.fault, error.message, where, { cause: error });
+  }
+}
 
 const COOKIE = new TextEncoder().encode('conectix');
 

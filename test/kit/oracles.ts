@@ -100,3 +100,18 @@ export async function fileDigest(file: string): Promise<string> {
   for await (const chunk of fs.createReadStream(file, { highWaterMark: 1_048_576 })) hash.update(chunk as Buffer);
   return hash.digest('hex');
 }
+
+/** Whether this machine can mount through FUSE: the reason why not, or null. */
+export const fuseMissing = (): string | null => (fs.existsSync('/dev/fuse') ? missing(['umount']) : 'there is no FUSE');
+
+/** SHA-256 of the disk that libvhdi sees in a VHD. */
+export async function libvhdiDigest(file: string): Promise<string> {
+  const folder = fs.mkdtempSync(`${file}.mount-`);
+  await succeed('vhdimount', [file, folder]);
+  try {
+    return await fileDigest(path.join(folder, 'vhdi1'));
+  } finally {
+    await succeed('umount', [folder]);
+    fs.rmdirSync(folder);
+  }
+}
