@@ -90,21 +90,26 @@ export function planFor(size: Bytes): DynamicPlan {
 export const leadFor = (footer: Uint8Array, blocks: number): Uint8Array =>
   Buffer.concat([footer, buildHeader(TABLE_AT, blocks, BLOCK)]);
 
+/** So far is looked ahead for more empty blocks: an answer about a whole disk may take long. */
+const LOOK_AHEAD = 128 * BLOCK;
+
 /**
- * How many blocks from `block` on are known to hold nothing but zeros; 0 when this one has data, null when the disk's
- * metadata has to be loaded first (from `blockedAt`).
+ * How many blocks from `block` on are known to hold nothing but zeros; 0 when this one has data. When the disk's
+ * metadata has to be loaded first: where.
  */
 function emptyBlocks(disk: Extents, block: number): { readonly empty: number } | { readonly blockedAt: Bytes } {
-  const start = block * BLOCK;
-  const end = Math.min(start + BLOCK, disk.size);
-  for (let at = start; ; ) {
-    const extent = disk.extent(at, at === start ? disk.size - at : end - at);
+  const end = Math.min((block + 1) * BLOCK, disk.size);
+  for (let at = block * BLOCK; at < end; ) {
+    const extent = disk.extent(at, end - at);
     if (extent === null) return { blockedAt: at };
     if (extent.kind === 'data') return { empty: 0 };
     at += extent.length;
-    if (at >= disk.size) return { empty: Math.ceil(disk.size / BLOCK) - block };
-    if (at >= end) return { empty: Math.floor((at - start) / BLOCK) };
   }
+  if (end === disk.size) return { empty: 1 };
+  const ahead = disk.extent(end, Math.min(LOOK_AHEAD, disk.size - end));
+  if (ahead?.kind !== 'zero') return { empty: 1 };
+  const more = end + ahead.length === disk.size ? Math.ceil(ahead.length / BLOCK) : Math.floor(ahead.length / BLOCK);
+  return { empty: 1 + more };
 }
 
 /** As `emptyBlocks`, loading what is missing. */
@@ -157,6 +162,8 @@ function dynamicFile(disk: Extents, size: Bytes, uuid: Uint8Array): VirtualFile 
   ]);
   const end = first + blocks * stride;
   const dataLength = plan.bitmapLength + BLOCK;
+  // Not a hole: it is smaller than a page, and would only cut a long stretch of data into pieces.
+  const padding = constant(new Uint8Array(0), stride - dataLength);
 
   /** Every sector of a block with data counts as written. Asked again here: the piece is the same whether or not the disk's metadata is in memory. */
   const bitmap = (block: number): PlacedPiece => ({
@@ -184,7 +191,7 @@ function dynamicFile(disk: Extents, size: Bytes, uuid: Uint8Array): VirtualFile 
       if ('empty' in known && known.empty > 0) return { ...zeroPiece(known.empty * stride), from };
       if (at < from + plan.bitmapLength) return bitmap(block);
       if (at < from + dataLength) return { ...diskPiece(BLOCK, block * BLOCK), from: from + plan.bitmapLength };
-      return { ...zeroPiece(stride - dataLength), from: from + dataLength };
+      return { ...padding, from: from + dataLength };
     },
   };
 }

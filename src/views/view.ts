@@ -60,13 +60,19 @@ export function readView(file: VirtualFile, disk: Disk, into: Uint8Array, at: By
 /** What lies at an offset of a view, or what has to be loaded before that can be said. */
 export type ViewExtent = Extent | { readonly kind: 'unknown'; readonly load: () => Promise<void> };
 
-/** Data or hole at `at`, and for how long. `others`: who knows about the file's bytes outside the disk, in file offsets. */
+/** So far an answer reaches at once: over a large disk it would hold up all other work. */
+const REACH = 268_435_456;
+
+function ask(extents: Extents, from: Bytes, length: Bytes): ViewExtent {
+  const limit = Math.min(length, REACH);
+  return extents.extent(from, limit) ?? { kind: 'unknown', load: () => extents.load(from, limit) };
+}
+
+/** Data or hole at `at`, and for how long, or for how long at least. `others`: who knows about the file's bytes outside the disk, in file offsets. */
 export function viewExtent(file: VirtualFile, disk: Extents, at: Bytes, others: Extents | null = null): ViewExtent {
   const piece = file.pieceAt(at);
   const within = at - piece.from;
   const left = piece.length - within;
-  const ask = (extents: Extents, from: Bytes, length: Bytes): ViewExtent =>
-    extents.extent(from, length) ?? { kind: 'unknown', load: () => extents.load(from, length) };
   if (piece.kind === 'disk') {
     const there = insideDisk(disk, piece.at + within, left);
     if (there > 0) return ask(disk, piece.at + within, there);
@@ -107,10 +113,8 @@ export function seekView(
 }
 
 /** What lies in the part that a file has grown by. */
-function beyond(others: Extents | null, at: Bytes, size: Bytes): ViewExtent {
-  if (others === null) return { kind: 'zero', length: size - at };
-  return others.extent(at, size - at) ?? { kind: 'unknown', load: () => others.load(at, size - at) };
-}
+const beyond = (others: Extents | null, at: Bytes, size: Bytes): ViewExtent =>
+  others === null ? { kind: 'zero', length: size - at } : ask(others, at, size - at);
 
 /**
  * Bytes of the file that are not holes. At most `budget` answers are put together; from there on the rest is taken to
