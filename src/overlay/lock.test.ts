@@ -1,8 +1,9 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bootId, pidNamespace, startOf } from '../base/files.ts';
 import { lockFolder } from './lock.ts';
@@ -20,17 +21,34 @@ const holder = (pid: number, start: string, boot = bootId(), namespace = pidName
   `pid ${pid}\nstart ${start}\nboot ${boot}\nnamespace ${namespace}\n`;
 const busy = expect.objectContaining({ fault: 'busy' });
 
-/** A program that takes the lock, says so, and stays. */
-async function rival(): Promise<{ pid: number; kill(): Promise<void> }> {
-  const script = `import { lockFolder } from ${JSON.stringify(SELF)};
-    lockFolder(${JSON.stringify(folder)}); console.log('held'); setInterval(() => {}, 1000);`;
+/** A program that takes the lock and lets go of it when it is told to, and answers each time. */
+async function taker(): Promise<{ pid: number; say(word: string): Promise<string>; end(): Promise<void> }> {
+  const script = `
+    import { createInterface } from 'node:readline';
+    import { lockFolder } from ${JSON.stringify(SELF)};
+    let lock = null;
+    console.log('ready');
+    for await (const word of createInterface(process.stdin)) {
+      try {
+        if (word === 'take') lock = lockFolder(${JSON.stringify(folder)});
+        else lock?.release();
+        if (word === 'release') lock = null;
+        console.log('got');
+      } catch (error) { console.log(error.fault ?? String(error)); }
+    }`;
   const child = spawn(process.execPath, ['--input-type=module-typescript', '-e', script], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['pipe', 'pipe', 'inherit'],
   });
-  await once(child.stdout, 'data');
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  const answer = async (): Promise<string> => (await lines.next()).value ?? 'ended';
+  await answer();
   return {
     pid: child.pid!,
-    async kill() {
+    say(word) {
+      child.stdin.write(`${word}\n`);
+      return answer();
+    },
+    async end() {
       const exit = once(child, 'exit');
       child.kill('SIGKILL');
       await exit;
@@ -49,9 +67,10 @@ describe('the lock of a folder', () => {
   });
 
   it('is refused while another program holds it, and taken over when that was killed', async () => {
-    const other = await rival();
+    const other = await taker();
+    expect(await other.say('take')).toBe('got');
     expect(() => lockFolder(folder)).toThrow(new RegExp(`pid ${other.pid}`));
-    await other.kill();
+    await other.end();
     const lock = lockFolder(folder);
     expect(fs.readdirSync(folder)).toEqual(['lock']);
     lock.release();
@@ -83,23 +102,16 @@ describe('the lock of a folder', () => {
     expect(fs.existsSync(path.join(folder, 'lock'))).toBe(true);
   });
 
-  it('is taken over by one of many who find it stale, even when one was killed while taking over', () => {
-    const dead = holder(4194301, '1');
-    for (let round = 0; round < 5; round++) {
-      leave(dead);
-      if (round === 0) fs.writeFileSync(path.join(folder, 'lock~4194301-1'), holder(4194302, '2'));
-      const script = `import { lockFolder } from ${JSON.stringify(SELF)};
-        while (Date.now() < ${Date.now() + 700});
-        try { lockFolder(${JSON.stringify(folder)}); console.log('got'); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 900); }
-        catch (error) { console.log(error.fault); }`;
-      fs.writeFileSync(path.join(folder, 'taker.mts'), script);
-      const all = spawnSync('/bin/sh', ['-c', `for i in 1 2 3 4; do "${process.execPath}" taker.mts & done; wait`], {
-        cwd: folder,
-        encoding: 'utf8',
-      });
-      const said = all.stdout.trim().split('\n').sort();
-      expect(said, all.stderr).toEqual(['busy', 'busy', 'busy', 'got']);
-      fs.rmSync(path.join(folder, 'lock'));
+  it('is taken over by one of many who find it stale, even when one was killed while taking over', async () => {
+    const takers = await Promise.all([1, 2, 3, 4].map(taker));
+    for (let round = 0; round < 25; round++) {
+      leave(holder(4194301, '1'));
+      if (round % 2 === 0) fs.writeFileSync(path.join(folder, 'lock~4194301-1'), holder(4194302, '2'));
+      const said = await Promise.all(takers.map(one => one.say('take')));
+      expect(said.sort()).toEqual(['busy', 'busy', 'busy', 'got']);
+      await Promise.all(takers.map(one => one.say('release')));
+      expect(fs.readdirSync(folder)).toEqual([]);
     }
+    await Promise.all(takers.map(one => one.end()));
   });
 });
