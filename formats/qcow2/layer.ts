@@ -11,8 +11,8 @@ export type Kind = 'absent' | 'zero' | 'plain' | 'packed' | 'bad';
 
 /** Entries that one answer looks at: long enough to merge, short enough to be asked again and again. */
 const MOST_STEPS = 8192;
-/** Pages that one `load` reads: small clusters have small tables, and a read of each alone would take forever. */
-const MOST_PAGES = 512;
+/** Bytes of tables that one `load` reads: small clusters have small tables, and one at a time would take forever. */
+const LOAD_BYTES: Bytes = 262_144;
 
 /** Decodes L2 entries (docs/interop/qcow2.txt, "L2 table entry" and "Extended L2 Entries"). */
 export interface Entries {
@@ -100,6 +100,7 @@ export function mappedLayer(parts: LayerParts): Layer {
   const entries = entriesOf(header);
   const { perPage, perTable } = tables;
   const partSize = clusterSize / entries.parts;
+  const pagesAtOnce = LOAD_BYTES / (perPage * entries.entrySize);
   const layerSize = roundUp(size, 512);
   const strict = cut || data.size % 512 !== 0;
 
@@ -172,10 +173,15 @@ export function mappedLayer(parts: LayerParts): Layer {
     locate,
     async load(at, limit) {
       const end = Math.min(at + limit, size);
-      let cluster = Math.floor(at / clusterSize);
-      for (let pages = 0; cluster * clusterSize < end && pages < MOST_PAGES; pages++) {
-        if (tables.tableAt(Math.floor(cluster / perTable)) !== 0) await tables.load(cluster);
-        cluster = (Math.floor(cluster / perPage) + 1) * perPage;
+      const first = Math.floor(at / clusterSize / perPage);
+      const last = Math.min(Math.floor((end - 1) / clusterSize / perPage), first + pagesAtOnce - 1);
+      // The page that was asked for comes last: it is then the one that is dropped last.
+      for (let index = last; index >= first; index--) {
+        const cluster = index * perPage;
+        if (tables.tableAt(Math.floor(cluster / perTable)) === 0) continue;
+        const loading = tables.load(cluster);
+        // A page read ahead that fails is reported to whoever asks for it.
+        await (index === first ? loading : loading.catch(() => {}));
       }
     },
     async unpack(unit, into) {

@@ -202,6 +202,26 @@ describe('damage', () => {
     expect(got).toEqual(want);
   });
 
+  test('an L2 table outside the file breaks what it maps only', async () => {
+    const store = memoryStore();
+    const size = 1600 * MiB;
+    const disk = sparseDisk(size, 2, [
+      { at: 0, length: 512 },
+      { at: 512 * MiB, length: 512 },
+    ]);
+    await writeQcow2(disk, await store.create('x.qcow2'));
+    const bytes = store.bytes('x.qcow2');
+    const view = new DataView(bytes.buffer);
+    view.setBigUint64(Number(view.getBigUint64(40)) + 8, 2n ** 40n);
+    store.put('x.qcow2', bytes);
+    await using image = await qcow2.open('x.qcow2', store, keys);
+    const layer = image.points[0]!.disks[0]!.layer!;
+    await layer.load(0, size);
+    expect(layer.locate(0, size)).toMatchObject({ kind: 'plain', length: 65536 });
+    await expect(layer.load(512 * MiB, 512)).rejects.toMatchObject({ fault: 'corrupt' });
+    expect(layer.locate(1024 * MiB, 512)).toEqual({ kind: 'absent', length: 512 });
+  });
+
   test('a cut file says so, and what is missing is an error', async () => {
     const store = await written();
     const bytes = store.bytes('x.qcow2');
