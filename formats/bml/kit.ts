@@ -49,7 +49,7 @@ export async function writeLayer(
   const options = { derivations: CHEAP, ...(openNodes === undefined ? {} : { openNodes }) };
   await using writer = await createBml(name, store, specOf(test), options);
   for (const [disk, block, state] of writes) await writer.write(disk, block, state);
-  return writer.commit();
+  return await writer.commit();
 }
 
 export const openLayer = (store: Store, name: string, secret: Uint8Array | null = null): Promise<Image> =>

@@ -294,6 +294,7 @@ class BmlWriter implements LayerWriter {
   /** Newest write in flight of a block; only these can overtake each other. */
   readonly #newest = new Map<number, number>();
   #writes = 0;
+  #commit: Promise<void> | null = null;
   #state: 'open' | 'committing' | 'committed' | 'closed' = 'open';
 
   constructor(open: OpenLayer) {
@@ -371,17 +372,24 @@ class BmlWriter implements LayerWriter {
   async commit(): Promise<LayerId> {
     if (this.#state !== 'open') throw usage('the layer is no longer open', this.#open.name);
     this.#state = 'committing';
-    const { store, file, name, partial, layer } = this.#open;
+    this.#commit = this.#finish();
+    await this.#commit;
+    return hex(this.#open.layer) as LayerId;
+  }
+
+  async #finish(): Promise<void> {
+    const { store, file, name, partial } = this.#open;
     await this.#lanes.drain();
     await commitLayer(this.#open);
     await file[Symbol.asyncDispose]();
     await refuseExisting(store, name);
     await store.rename(partial, name);
     this.#state = 'committed';
-    return hex(layer) as LayerId;
   }
 
+  /** Waits for a commit that is under way; what was not committed is removed. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#commit?.catch(() => {});
     if (this.#state === 'committed' || this.#state === 'closed') return;
     this.#state = 'closed';
     await this.#lanes.drain().catch(() => {});
