@@ -29,7 +29,10 @@ function usageError(message: string, verb: Verb | undefined): ImageError {
   const synopsis = verb === undefined ? 'bootmount <verb>' : `bootmount ${verb.name} ${verb.positionals}`.trimEnd();
   const what = message.startsWith('Not enough non-option arguments')
     ? `an argument is missing: ${synopsis}`
-    : message.split('\n')[0]!.replace(/^Unknown arguments?:/, 'unknown argument:');
+    : message
+        .replace(/\s+/g, ' ')
+        .trim()
+        .replace(/^Unknown arguments?:/, 'unknown argument:');
   return new ImageError('usage', what, {}, { hint: `${synopsis.replace(/ [<[].*/, '')} --help` });
 }
 
@@ -116,7 +119,7 @@ async function parse(args: readonly string[]): Promise<Parsed> {
 }
 
 /** Standard output whose reader may go away (`| head`): that is no error, and no reason to stop a job. */
-function printer(): { print(text: string): void; failed(): Error | null } {
+function printer(): { print(text: string): void; flushed(): Promise<void> } {
   let failure: NodeJS.ErrnoException | null = null;
   process.stdout.on('error', error => {
     failure ??= error;
@@ -126,7 +129,13 @@ function printer(): { print(text: string): void; failed(): Error | null } {
     print(text) {
       if (failure === null) process.stdout.write(`${text}\n`);
     },
-    failed: () => (failure === null || failure.code === 'EPIPE' ? null : failure),
+    async flushed() {
+      await new Promise<void>(resolve => {
+        process.stdout.write('', () => resolve());
+      });
+      if (failure === null || failure.code === 'EPIPE') return;
+      throw new ImageError('io', `the output cannot be written (${failure.code})`, {}, { cause: failure });
+    },
   };
 }
 
@@ -135,7 +144,10 @@ interface Interrupts extends Disposable {
   exitCode(): number | null;
 }
 
-/** The first signal asks the verb to stop and clean up; listeners are gone then, so that a second one ends the program. */
+/**
+ * The first signal asks the verb to stop and clean up; listeners are gone then, so that a second one ends the program. A verb
+ * that fails from then on was stopped (128 + signal); one that ends well has done its work.
+ */
 function interrupts(): Interrupts {
   const controller = new AbortController();
   let code: number | null = null;
@@ -155,7 +167,7 @@ export async function main(args: readonly string[]): Promise<void> {
   const flags = args.includes('--') ? args.slice(0, args.indexOf('--')) : args;
   const json = flags.includes('--json');
   const verbose = flags.includes('--verbose');
-  const { print, failed } = printer();
+  const { print, flushed } = printer();
   const note = (text: string): void => {
     process.stderr.write(`${text}\n`);
   };
@@ -189,11 +201,9 @@ export async function main(args: readonly string[]): Promise<void> {
       };
       await verb.run(parsed, context);
     }
-    const unwritten = failed();
-    if (unwritten !== null) throw new ImageError('io', `the output cannot be written: ${unwritten.message}`);
+    await flushed();
   } catch (error) {
     report(error);
-    process.exitCode = exitCodeOf(error);
+    process.exitCode = stops.exitCode() ?? exitCodeOf(error);
   }
-  process.exitCode = stops.exitCode() ?? process.exitCode ?? 0;
 }

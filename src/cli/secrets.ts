@@ -84,7 +84,8 @@ function trimmed(bytes: Uint8Array, from: string): Uint8Array {
   if (bytes[end - 1] === 10) end--;
   if (end < bytes.length && bytes[end - 1] === 13) end--;
   if (end === 0) throw new ImageError('usage', 'the key is empty', { file: from });
-  return bytes.slice(0, end);
+  // A copy: the slice of a Buffer would share the memory that is wiped.
+  return new Uint8Array(bytes.subarray(0, end));
 }
 
 function secretFromFile(file: string): Uint8Array {

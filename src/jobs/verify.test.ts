@@ -157,6 +157,7 @@ describe('verify', () => {
     const read: string[] = [];
     const chain = ['a', 'b', 'c'].map((name, i, all) =>
       point(name, {
+        type: i === 0 ? 'full' : 'incremental',
         parent: all[i - 1] ?? null,
         files: all.slice(0, i + 1),
         openDisk: async () => {

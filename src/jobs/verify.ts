@@ -144,10 +144,25 @@ async function verifyFiles(
   return { checked, bytes, own };
 }
 
-/** Points under no other point: reading them reads their whole chain, as far as newer layers do not hide it. */
-function tips(points: readonly RestorePoint[]): ReadonlySet<RestorePoint> {
-  const parents = new Set(points.map(point => `${point.set}\0${point.parent ?? ''}`));
-  return new Set(points.filter(point => !parents.has(`${point.set}\0${point.name}`)));
+/**
+ * The points to read as a guest would. Where nothing checks the files by themselves, each one; else the last of every run:
+ * reading it reads what all before it share, and the files' own checks cover the rest.
+ */
+function pointsToRead(
+  repository: Repository,
+  points: readonly RestorePoint[],
+  own: ReadonlySet<string>,
+): readonly RestorePoint[] {
+  const last = new Set<RestorePoint>();
+  for (const { points: all } of repository.sets) {
+    const mine = all.filter(point => points.includes(point) && point.state === 'ok');
+    for (const [i, point] of mine.entries()) {
+      const next = mine[i + 1];
+      const checked = point.files.every(file => own.has(file));
+      if (!checked || next === undefined || next.type === 'full') last.add(point);
+    }
+  }
+  return points.filter(point => last.has(point));
 }
 
 async function readChains(
@@ -156,9 +171,7 @@ async function readChains(
   files: FilesChecked,
   add: (problem: PointProblem) => void,
 ): Promise<{ checked: number; bytes: Bytes }> {
-  const ends = tips(points);
-  // What a file's own check covers is not read again for each older point; what nothing covers is read for each.
-  const due = points.filter(p => p.state === 'ok' && (ends.has(p) || !p.files.every(file => files.own.has(file))));
+  const due = pointsToRead(spec.repository, points, files.own);
   const total = due.flatMap(point => point.disks).reduce((sum, disk) => sum + disk.size, 0);
   let before = 0;
   let checked = 0;
