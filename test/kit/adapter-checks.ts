@@ -355,3 +355,23 @@ export async function probes(subject: Subject): Promise<void> {
     assert.equal(subject.adapter.probe(junk, junk, 'junk'), 'no', `${junk.length} zeros`);
   }
 }
+
+/** An encrypted image without a secret is locked, with a wrong one it says so; neither shows a disk. */
+export async function wrongKey(subject: Subject): Promise<void> {
+  const { adapter, store, name, keys } = subject;
+  await using image = await adapter.open(name, store, keys);
+  if (!image.encrypted) return;
+  const faultWith = async (secrets: readonly Uint8Array[]): Promise<string | undefined> => {
+    try {
+      await using closed = await adapter.open(name, store, { secrets: async () => secrets });
+      const point = closed.points.at(-1);
+      assert.ok(point?.disks.every(disk => disk.layer === null) ?? true, 'a disk is shown without its key');
+      return point?.problem?.fault;
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      return error.fault;
+    }
+  };
+  assert.equal(await faultWith([]), 'locked', 'without a secret');
+  assert.equal(await faultWith([Buffer.from('not the secret')]), 'wrong-key', 'with a wrong secret');
+}

@@ -19,6 +19,7 @@ import {
   type Structure,
   type Subject,
   truncation,
+  wrongKey,
 } from './adapter-checks.ts';
 import { fileDigest, missing } from './oracles.ts';
 import { expectationOf, sampleMissing, scratch, unpackSample } from './samples.ts';
@@ -35,6 +36,7 @@ const CHECKS = {
   'sources closed': closing,
   'never written': neverWritten,
   'missing parent': missingParent,
+  'wrong key': wrongKey,
 } as const satisfies Record<string, (subject: Subject) => Promise<void>>;
 
 export type CheckName = keyof typeof CHECKS;

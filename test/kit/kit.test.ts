@@ -209,6 +209,11 @@ describe('a planted fault fails', () => {
     fs.truncateSync(file, size);
   });
 
+  test('an encrypted image that any key opens', async () => {
+    const bad = planted({ image: image => ({ ...image, encrypted: true }) });
+    await expect(checks.wrongKey(bad)).rejects.toThrow(/without its key/);
+  });
+
   test('a probe that claims everything', async () => {
     const bad = { ...subject, adapter: { ...vhd, probe: () => 'certain' as const } };
     await expect(checks.probes(bad)).rejects.toThrow();
