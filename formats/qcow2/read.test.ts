@@ -235,6 +235,11 @@ describe('damage', () => {
     await using image = await qcow2.open('y.qcow2', store, keys);
     expect(image.warnings).toContainEqual(expect.stringContaining('seems to be cut'));
     await expect(readAll(store, 'y.qcow2')).rejects.toMatchObject({ fault: 'corrupt' });
+    // The cluster in which the file ends: what is there is read, what is not there is no zeros.
+    await using stack = await openStack({ adapter: qcow2, store, name: 'y.qcow2', keys });
+    const at = 4 * MiB - 3 * 65536;
+    await stack.read(new Uint8Array(65536 - 512), at);
+    await expect(stack.read(new Uint8Array(512), at + 65536 - 512)).rejects.toMatchObject({ fault: 'corrupt' });
     expect((await findings(image, 2)).length).toBe(2);
   });
 
