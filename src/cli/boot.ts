@@ -67,7 +67,7 @@ async function survey(at: string, home: string, clone: CloneDescription, args: B
   const name = clone.disks[0]!.name;
   const raw = args.format === 'raw' ? home : path.join(at, 'backups', clone.set, clone.point);
   await using disk = await openFile(path.join(raw, `${name}.raw`), 'read', `${name} of ${clone.set}@${clone.point}`);
-  return surveyDisk(disk);
+  return await surveyDisk(disk);
 }
 
 function firmwareFor(found: BootSurvey, args: BootArgs): Firmware {

@@ -9,7 +9,7 @@ const LINUX_DATA = '0fc63daf-8483-4772-8e79-3d69d8477de4';
 
 const survey = async (disk: Uint8Array): Promise<BootSurvey> => {
   await using file = await memoryStore({ disk }).open('disk');
-  return surveyDisk(file);
+  return await surveyDisk(file);
 };
 
 const rawGuid = (text: string): Uint8Array => {
