@@ -3,10 +3,22 @@ import { ImageError } from '../base/errors.ts';
 import { mountsOf, unmount } from '../host/fuse/mount.ts';
 import { askControl } from '../server/control.ts';
 import { releaseMountpoint } from '../server/guard.ts';
+import { openFilesBelow } from '../server/open-files.ts';
 import { mountpointPath, runPaths } from '../server/paths.ts';
 import type { Verb } from './verb.ts';
 
 type UmountArgs = { readonly mountpoint: string; readonly force: boolean; readonly release: boolean };
+
+function busy(at: string, cause: ImageError): ImageError {
+  const who = openFilesBelow(at).filter(line => ![process.pid, process.ppid].some(pid => line.includes(`(${pid})`)));
+  const message = who.length === 0 ? 'something below it is in use' : `in use by ${who.join(', ')}`;
+  return new ImageError(
+    'busy',
+    message,
+    { file: at },
+    { cause, hint: 'end that first, or use --force to detach it now' },
+  );
+}
 
 export const command: Verb = {
   name: 'umount',
@@ -28,6 +40,7 @@ export const command: Verb = {
     try {
       await askControl(runPaths(at).socket, { verb: 'umount', force: args.force }, args.mountpoint);
     } catch (error) {
+      if (error instanceof ImageError && error.fault === 'busy') throw busy(at, error);
       // Nobody answers, but the kernel still has the mount: its processes are gone, and with them nothing but the mount.
       const dead = error instanceof ImageError && error.fault === 'not-found' && mountsOf(at).length > 0;
       if (!dead) throw error;

@@ -5,18 +5,17 @@
  * Started by `mount` with an IPC channel: gets one MountConfig, answers once, and goes on by itself.
  */
 import fs from 'node:fs';
-import { ImageError } from '../base/errors.ts';
 import { abortConnection, mountFuse, openFuseDevice, unmount } from '../host/fuse/mount.ts';
 import { type Control, serveControl } from './control.ts';
-import { openFilesBelow } from './open-files.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
 import { toWire } from './protocol.ts';
 import { type Exit, WorkerLink } from './worker-link.ts';
 
-/** More deaths than this within the window, and the connection is given up: callers get errors instead of waiting. */
-const MAX_DEATHS = 5;
-const DEATH_WINDOW_MS = 30_000;
+/** So many workers in a row that died before they had served for a moment, and the connection is given up. */
+const MAX_FAILURES = 10;
+/** What counts as having served, in ms. */
+const A_MOMENT = 200;
 
 const log = (line: string): void => {
   process.stderr.write(`${new Date().toISOString()} ${line}\n`);
@@ -27,7 +26,10 @@ class Supervisor {
   readonly #fuseFd: number;
   #worker: WorkerLink;
   #restarts = 0;
-  readonly #deaths: number[] = [];
+  #failures = 0;
+  #servingSince = Number.POSITIVE_INFINITY;
+  /** Resolves when the worker of the moment takes requests. */
+  #ready: Promise<unknown> = Promise.resolve();
   #control: Control | undefined;
   #ending: Promise<void> | undefined;
 
@@ -54,6 +56,7 @@ class Supervisor {
     }
     this.#watch();
     await this.#worker.ask({ verb: 'serve' });
+    this.#servingSince = performance.now();
     this.#control = serveControl(run.socket, request => this.#answer(request));
     await this.#control.ready;
     await this.#worker.ask({ verb: 'status' });
@@ -71,16 +74,23 @@ class Supervisor {
 
   async #ended({ code, signal }: Exit): Promise<void> {
     if (code === 0) return this.#finish(0);
-    const now = Date.now();
-    this.#deaths.push(now);
-    while (this.#deaths[0]! < now - DEATH_WINDOW_MS) this.#deaths.shift();
-    log(`the worker ended (${signal ?? `exit ${code}`}), death ${this.#deaths.length} in ${DEATH_WINDOW_MS / 1000} s`);
-    if (this.#deaths.length > MAX_DEATHS) throw new Error('the worker dies again and again');
+    const served = performance.now() - this.#servingSince > A_MOMENT;
+    this.#failures = served ? 0 : this.#failures + 1;
+    log(`the worker ended (${signal ?? `exit ${code}`})${served ? '' : `, failure ${this.#failures} in a row`}`);
+    if (this.#failures > MAX_FAILURES) throw new Error('the worker dies again and again');
     this.#restarts++;
+    this.#servingSince = Number.POSITIVE_INFINITY;
+    this.#ready = this.#resume();
+    // A worker that dies before it is ready is noticed by its end.
+    await this.#ready.catch(() => undefined);
+  }
+
+  async #resume(): Promise<void> {
     this.#worker = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
     this.#watch();
     await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: true });
     await this.#worker.ask({ verb: 'serve' });
+    this.#servingSince = performance.now();
     log('a new worker serves the mount');
   }
 
@@ -101,6 +111,7 @@ class Supervisor {
 
   async #answer(request: ControlRequest): Promise<unknown> {
     if (request.verb === 'umount') return this.umount(request.force);
+    await this.#ready;
     const value = await this.#worker.ask(request);
     return request.verb === 'status' ? this.#status(value as WorkerStatus) : value;
   }
@@ -129,20 +140,9 @@ class Supervisor {
 
   async #umount(force: boolean): Promise<void> {
     const { mountpoint } = this.#config;
+    await this.#ready;
     await this.#worker.ask({ verb: 'flush' });
-    try {
-      await unmount(mountpoint, { lazy: force });
-    } catch (error) {
-      if (!(error instanceof ImageError) || error.fault !== 'busy') throw error;
-      const holders = openFilesBelow(mountpoint);
-      const who = holders.length === 0 ? 'something below it is in use' : `in use by ${holders.join(', ')}`;
-      throw new ImageError(
-        'busy',
-        who,
-        { file: mountpoint },
-        { hint: 'end that first, or use --force to let go of it when it ends' },
-      );
-    }
+    await unmount(mountpoint, { lazy: force });
     // With `force` the kernel ends the connection when the last file is closed.
     if (!force) await this.#worker.exit;
   }
