@@ -5,7 +5,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { SetKeys } from './crypto.ts';
-import { ENTRY, entryFault, heightFor, nodePage } from './node.ts';
+import { ENTRY, entryFault, forgetPlace, heightFor, nodePage } from './node.ts';
 import {
   COMMIT_HASH,
   COMMIT_HEADER,
@@ -92,8 +92,7 @@ function contentOf(commit: Uint8Array, disks: number): Uint8Array {
   const content = commit.slice(0, commit.length - COMMIT_HASH);
   content.fill(0, COMMIT_PLACES, COMMIT_HEADER);
   for (let i = 0; i < disks; i++) {
-    const root = COMMIT_HEADER + i * diskEntry.size + ROOT;
-    content.fill(0, root + 12, root + 20);
+    forgetPlace(content, COMMIT_HEADER + i * diskEntry.size + ROOT);
   }
   return content;
 }
@@ -207,6 +206,10 @@ export async function readCommit(source: ByteSource, place: CommitPlace): Promis
   const disks = Array.from({ length: header.disks }, (_, i) =>
     parseDisk(bytes, COMMIT_HEADER + i * diskEntry.size, header.lines, file, at),
   );
+  const numbers = new Set(disks.map(disk => disk.number));
+  if (numbers.size !== disks.length || disks.some(disk => disk.number >= header.nextDisk)) {
+    return bad('has two disks of one number, or one that was never given');
+  }
   const tlvs = parseTlvs(bytes, disksEnd, disksEnd + header.tlvBytes, file, at);
   return { ...header, at, length, disks, tlvs, content, hash: bytes.slice(-COMMIT_HASH, -4) };
 }

@@ -109,14 +109,17 @@ export function entryFault(view: DataView, at: number, level: number, limits: Li
 
 /** Merkle hash: places are not part of it, so that records can move. */
 export function nodeHash(node: Uint8Array): Uint8Array {
-  return hash('sha256', withoutHints(node, 0, ENTRY), 'buffer').subarray(0, TAG);
+  const copy = new Uint8Array(node);
+  for (let at = 0; at < copy.length; at += ENTRY) forgetPlace(copy, at);
+  return hash('sha256', copy, 'buffer').subarray(0, TAG);
 }
 
-/** A copy with the hint of every entry zeroed; entries start at `first` in each `stride` bytes. */
-export function withoutHints(data: Uint8Array, first: number, stride: number): Uint8Array {
-  const copy = new Uint8Array(data);
-  for (let at = first; at < copy.length; at += stride) copy.fill(0, at + 12, at + 20);
-  return copy;
+/** Zeros what an entry says about where a record lies and, for nodes, which can be packed anew, how it is packed. */
+export function forgetPlace(bytes: Uint8Array, at: number): void {
+  bytes.fill(0, at + 12, at + 20);
+  if (bytes[at] !== NODE) return;
+  bytes[at + 1] = 0;
+  bytes.fill(0, at + 8, at + 12);
 }
 
 export interface NodePage {

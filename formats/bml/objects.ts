@@ -5,7 +5,17 @@ import { decompress, decompressNow } from './codec.ts';
 import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, type SetKeys, unseal } from './crypto.ts';
 import { lookUp } from './held.ts';
 import { ENTRY, type Entry, entryFault, FANOUT, type NodePage, nodeHash, nodePage, TAG } from './node.ts';
-import { bodyFits, dataFlags, headerFault, plainLength, recordLength, sealedParts, type Wanted } from './record.ts';
+import {
+  bodyFits,
+  codecOf,
+  dataFlags,
+  headerFault,
+  plainLength,
+  recordLength,
+  sealedParts,
+  storedLength,
+  type Wanted,
+} from './record.ts';
 import type { SetFile } from './shelf.ts';
 import { corrupt, PAGE, RECORD_HEADER, sameBytes } from './structs.ts';
 import type { Line } from './table.ts';
@@ -20,6 +30,8 @@ export interface Node extends NodePage {
 /** What a commit's trees are read with. */
 export interface Objects {
   readonly setId: Uint8Array;
+  readonly encrypted: boolean;
+  /** null: not encrypted, or locked; nodes can be read without. */
   readonly keys: SetKeys | null;
   readonly lines: readonly Line[];
   /** Files that hold each line's layer; empty: missing. */
@@ -50,7 +62,7 @@ function candidates(objects: Objects, line: number, first: SetFile | null): read
   return [first, ...all.filter(file => file !== first)];
 }
 
-interface Found {
+export interface Found {
   readonly file: SetFile;
   readonly at: Bytes;
   /** Header and body, a tag included, without the padding. */
@@ -62,21 +74,25 @@ async function readAt(file: SetFile, at: Bytes, wanted: Wanted, length: number):
   if (at + length > file.size) return 'there is no record';
   const record = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
   await file.read(record, at);
-  return headerFault(record, wanted) ?? { file, at, record };
+  const fault = headerFault(record, wanted);
+  if (fault !== null) return fault;
+  const real = recordLength(storedLength(record), false);
+  if (wanted.kind !== 'node' || real === length) return { file, at, record };
+  return real > RECORD_HEADER + PAGE ? 'the node has a wrong length' : readAt(file, at, wanted, real);
 }
 
 /**
  * The record of an entry: each file that holds the layer is tried, at the hint and then through its index. `accept` opens
  * what was found; damage in one file is made good by a sound copy in another.
  */
-async function fetch<T>(
+export async function fetchRecord<T>(
   objects: Objects,
   entry: Entry,
   place: Place,
   first: SetFile | null,
   accept: (found: Found) => T | Promise<T>,
 ): Promise<T> {
-  const encrypted = place.kind === 'data' && objects.keys !== null;
+  const encrypted = place.kind === 'data' && objects.encrypted;
   const flags = dataFlags(encrypted, entry.short);
   const wanted: Wanted = { ...place, codec: entry.codec, session: entry.session, stored: entry.stored, flags };
   const length = recordLength(entry.stored, encrypted);
@@ -115,7 +131,7 @@ export function fetchNode(objects: Objects, entry: Entry, at: NodePlace, first: 
     index: at.position,
     level: at.level,
   };
-  return fetch(objects, entry, place, first, (found): Node => {
+  return fetchRecord(objects, entry, place, first, (found): Node => {
     const bad = (why: string, cause?: unknown): never => {
       throw corrupt(`${nameOf(place)}: ${why}`, found.file.name, found.at, cause);
     };
@@ -123,7 +139,7 @@ export function fetchNode(objects: Objects, entry: Entry, at: NodePlace, first: 
     if (plainLength(found.record) !== PAGE) bad('the node has a wrong length');
     const body = found.record.subarray(RECORD_HEADER);
     let bytes: Uint8Array = body;
-    if (entry.codec === 1) {
+    if (codecOf(found.record) === 1) {
       try {
         bytes = decompressNow(body, PAGE);
       } catch (cause) {
@@ -158,7 +174,7 @@ export function fetchBlock(
     index: at.block,
     level: 0,
   };
-  return fetch(objects, entry, place, first, async found => {
+  return fetchRecord(objects, entry, place, first, async found => {
     const plain = await openBlock(objects, entry, place, found, into.length);
     into.set(plain);
     into.fill(0, plain.length);
@@ -168,6 +184,7 @@ export function fetchBlock(
 /** Tag or digest first for what is encrypted, last for what is not; no byte leaves unchecked. */
 async function openBlock(objects: Objects, entry: Entry, place: Place, found: Found, blockSize: number) {
   const { record } = found;
+  const { encrypted, keys } = objects;
   const bad = (why: string, cause?: unknown): never => {
     const damage = bodyFits(record) ? why : `${why} (the record fails its checksum: it is damaged)`;
     throw corrupt(`${nameOf(place)}: ${damage}`, found.file.name, found.at, cause);
@@ -175,11 +192,13 @@ async function openBlock(objects: Objects, entry: Entry, place: Place, found: Fo
   const length = plainLength(record);
   if (entry.short ? length === 0 || length >= blockSize : length !== blockSize) bad(`a plain length of ${length}`);
   let body: Uint8Array<ArrayBuffer> = record.subarray(RECORD_HEADER);
-  if (objects.keys !== null) {
+  if (encrypted) {
+    if (keys === null)
+      throw new ImageError('locked', 'the block is encrypted', { file: found.file.name, at: found.at });
     if (entry.stored <= COUNTER) bad('the record is too short');
     const { counter, sealed, tag } = sealedParts(record);
     if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
-    const key = await objects.keys.session(place.layer, objects.lines[entry.line]!.salt);
+    const key = await keys.session(place.layer, objects.lines[entry.line]!.salt);
     const aad = associatedData(place, entry.codec, length, dataFlags(true, entry.short));
     const opened = await unseal(key, counter, aad, sealed);
     if (opened === null || sealed.length < GCM_TAG) return bad('the record fails its authentication');
@@ -194,7 +213,7 @@ async function openBlock(objects: Objects, entry: Entry, place: Place, found: Fo
     }
   }
   if (plain.length !== length) bad(`${plain.length} bytes instead of ${length}`);
-  if (objects.keys === null && !sameBytes((await digestOf(plain)).subarray(0, TAG), entry.tag)) {
+  if (!encrypted && !sameBytes((await digestOf(plain)).subarray(0, TAG), entry.tag)) {
     bad('the block fails its digest');
   }
   return plain;

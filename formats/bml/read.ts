@@ -151,7 +151,7 @@ async function openPoint(
     const lines = await readTable(file, commit);
     const { holders, problem } = await findHolders(shelf, file, lines);
     if (problem !== null) return closed(problem, lines);
-    const objects: Objects = { setId, keys, lines, holders };
+    const objects: Objects = { setId, encrypted: keys !== null, keys, lines, holders };
     const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file }, objects));
     return { commit, lines, trees, objects, problem: null };
   } catch (error) {

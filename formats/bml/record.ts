@@ -81,13 +81,17 @@ export function headerFault(header: Uint8Array, wanted: Wanted): string | null {
   }
   for (let i = 0; i < 8; i++) if (header[24 + i] !== wanted.layer[i]) return 'the record belongs to another layer';
   if (view.getUint16(6, true) !== wanted.session) return 'the record belongs to another session';
-  if (view.getUint32(32, true) !== wanted.stored || view.getUint8(5) !== wanted.codec) {
+  // A node that was copied may be packed anew: its hash decides, not its stored form.
+  const sameForm = view.getUint32(32, true) === wanted.stored && view.getUint8(5) === wanted.codec;
+  if (!sameForm && wanted.kind !== 'node') {
     return 'the record is another version of the block';
   }
   if (view.getUint32(12, true) !== wanted.flags) return 'the record has other flags';
   return null;
 }
 
+export const storedLength = (header: Uint8Array): number => viewOf(header).getUint32(32, true);
+export const codecOf = (header: Uint8Array): number => header[5]!;
 export const plainLength = (header: Uint8Array): number => viewOf(header).getUint32(36, true);
 
 /** Flags of a data record. */

@@ -54,7 +54,7 @@ export class Shelf {
     this.#open.clear();
     this.#seen.clear();
     this.#stamps.clear();
-    for (const { source } of all) await (await source)[Symbol.asyncDispose]();
+    for (const { source } of all) await (await source.catch(() => null))?.[Symbol.asyncDispose]();
   }
 
   /** Runs `use` on the open file; it is closed some time after, when others are needed more. */

@@ -46,7 +46,7 @@ export const superblock = struct('superblock', SUPERBLOCK_USED, {
 });
 
 /** Section 5: where the newest commit lies, for files whose end is damaged or still growing. */
-export const commitSlot = struct('commit slot', 56, {
+export const commitSlot = struct('commit slot', 88, {
   magic: [0, magic('BMLSLOT\0')],
   sequence: [8, u64le],
   commitAt: [16, u64le],
@@ -54,6 +54,11 @@ export const commitSlot = struct('commit slot', 56, {
   reserved: [28, u32le],
   layer: [32, bytes(16)],
   end: [48, u64le],
+  heldAt: [56, u64le],
+  held: [64, u32le],
+  reserved2: [68, u32le],
+  indexAt: [72, u64le],
+  indexEntries: [80, u64le],
 });
 
 export const trailer = struct('trailer', 104, {

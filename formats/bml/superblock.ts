@@ -176,18 +176,26 @@ export function buildTrailer(spec: TailSpec): Uint8Array {
   return sealed(page.subarray(0, PAGE - 4));
 }
 
-export const buildSlot = (sequence: number, place: CommitPlace, end: number): Uint8Array =>
-  sealed(
+/** `spec.fileSize` is where the file of this commit ends. */
+export const buildSlot = (spec: TailSpec): Uint8Array => {
+  const place = spec.commits.at(-1)!;
+  return sealed(
     commitSlot.build({
       magic: 'BMLSLOT\0',
-      sequence,
+      sequence: spec.sequence,
       commitAt: place.at,
       commitLength: place.length,
       reserved: 0,
       layer: place.layer,
-      end,
+      end: spec.fileSize,
+      heldAt: spec.heldAt ?? 0,
+      held: spec.held ?? 0,
+      reserved2: 0,
+      indexAt: spec.indexAt ?? 0,
+      indexEntries: spec.indexEntries ?? 0,
     }),
   );
+};
 
 function parseTrailer(page: Uint8Array, source: ByteSource): Tail {
   const at = source.size - PAGE;
@@ -213,13 +221,9 @@ async function newestSlot(source: ByteSource): Promise<Tail | null> {
   }
   if (best === null) return null;
   return {
-    sequence: best.sequence,
+    ...best,
     commits: [{ at: best.commitAt, length: best.commitLength, layer: best.layer }],
     total: 1,
-    heldAt: 0,
-    held: 0,
-    indexAt: 0,
-    indexEntries: 0,
     warning: 'the file does not end with a sound trailer; its newest commit was found through a commit slot',
   };
 }

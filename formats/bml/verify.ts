@@ -203,7 +203,12 @@ async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   }
   const lines = await readTable(file, commit);
   const holders = lines.map(line => (file.layers.has(line.id) ? [file] : []));
-  await checkTrees(check, commit, { setId: head.setId, keys, lines, holders }, run.level === 3 && !locked);
+  await checkTrees(
+    check,
+    commit,
+    { setId: head.setId, encrypted: head.encrypted, keys, lines, holders },
+    run.level === 3 && !locked,
+  );
 }
 
 export async function verifyFile(inside: Opened, run: VerifyRun): Promise<{ checked: number; bytes: Bytes }> {
