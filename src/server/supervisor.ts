@@ -9,17 +9,13 @@ import { abortConnection, mountFuse, openFuseDevice, unmount } from '../host/fus
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
-import { toWire } from './protocol.ts';
+import { log, serveFor } from './starter.ts';
 import { type Exit, WorkerLink } from './worker-link.ts';
 
 /** So many workers in a row that died before they had served for a moment, and the connection is given up. */
 const MAX_FAILURES = 10;
 /** What counts as having served, in ms. */
 const A_MOMENT = 200;
-
-const log = (line: string): void => {
-  process.stderr.write(`${new Date().toISOString()} ${line}\n`);
-};
 
 class Supervisor {
   readonly #config: MountConfig;
@@ -148,24 +144,4 @@ class Supervisor {
   }
 }
 
-function startFailed(error: unknown): void {
-  process.send?.({ error: toWire(error) }, () => process.exit(1));
-}
-
-process.once('message', (config: MountConfig) => {
-  let supervisor: Supervisor;
-  try {
-    supervisor = new Supervisor(config);
-  } catch (error) {
-    return startFailed(error);
-  }
-  supervisor.start().then(prepared => process.send?.({ value: prepared }, () => process.disconnect?.()), startFailed);
-  let signals = 0;
-  const onSignal = (): void => {
-    signals++;
-    supervisor
-      .umount(signals > 1)
-      .catch(error => log(`cannot unmount: ${error instanceof Error ? error.message : String(error)}`));
-  };
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
-});
+serveFor(config => new Supervisor(config));
