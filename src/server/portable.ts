@@ -40,10 +40,12 @@ class PortableServer {
 
   async #finish(): Promise<void> {
     let code = 0;
-    await this.#stack![Symbol.asyncDispose]().catch(error => {
+    try {
+      await this.#stack![Symbol.asyncDispose]();
+    } catch (error) {
       log(`closing failed: ${error instanceof Error ? error.message : String(error)}`);
       code = 1;
-    });
+    }
     await this.#control?.[Symbol.asyncDispose]();
     fs.rmSync(runPaths(this.#config.mountpoint).folder, { recursive: true, force: true });
     process.exit(code);

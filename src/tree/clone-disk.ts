@@ -83,10 +83,7 @@ export async function openCloneDisk(spec: CloneDiskSpec): Promise<CloneDisk> {
       const home = path.join(spec.folder, `${fileName}.patch`);
       const growth = format.name === 'qcow2' ? keptGrowth(home, file.size) : null;
       const computed = computedDisk(file, base, `${id}${file.suffix}`, growth?.limit ?? file.size);
-      const patch = await openOverlay(home, computed, {
-        create: true,
-        baseIdentity: `${clone.identity}${file.suffix}`,
-      });
+      const patch = await overlayIn(home, computed, `${clone.identity}${file.suffix}`);
       patches.push({ patch, growth, file });
       views.push({ name: fileName, file, open: () => openWritableView(file, disk, patch, growth) });
     }
