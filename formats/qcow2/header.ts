@@ -215,14 +215,8 @@ function unsupportedFeature(raw: Raw, names: Map<number, string>, file: string):
   return null;
 }
 
-/**
- * Reads the header from `head`, the file's first cluster (or all of a shorter file).
- * Throws 'not-this-format' for another magic, 'unsupported' for a version or size that is not known, 'corrupt' for what
- * contradicts itself; a feature that is not known is left in `unsupported`.
- */
-export function parseHeader(head: Uint8Array, fileSize: Bytes, file: string): Qcow2Header {
-  if (!isQcow2(head)) throw new ImageError('not-this-format', 'not a QCOW2 image', { file, at: 0 });
-  const raw = parseRaw(head, file);
+/** Everything that must hold before any field is used; gives the cluster size. */
+function checkHeader(raw: Raw, head: Uint8Array, fileSize: Bytes, file: string): Bytes {
   const { version, clusterBits } = raw;
   if (clusterBits < 9 || clusterBits > 21) {
     const message = `clusters of 2^${clusterBits} bytes are outside 512 bytes to 2 MiB`;
@@ -239,12 +233,31 @@ export function parseHeader(head: Uint8Array, fileSize: Bytes, file: string): Qc
   const extendedL2 = (raw.incompatible & INCOMPATIBLE.extendedL2) !== 0n;
   if (extendedL2 && clusterBits < 14)
     throw new ImageError('corrupt', 'extended L2 entries need clusters of 16 KiB', { file, at: 20 });
-  const hasBacking = raw.backingAt !== 0 && raw.backingLength !== 0;
-  if (hasBacking && (raw.backingLength > 1023 || raw.backingAt + raw.backingLength > end)) {
+  if (
+    raw.backingAt !== 0 &&
+    raw.backingLength !== 0 &&
+    (raw.backingLength > 1023 || raw.backingAt + raw.backingLength > end)
+  ) {
     const message = `a backing file name of ${raw.backingLength} bytes at ${raw.backingAt} leaves the header`;
     throw new ImageError('corrupt', message, { file, at: 8, field: 'backing file' });
   }
+  return clusterSize;
+}
+
+/**
+ * Reads the header from `head`, the file's first cluster (or all of a shorter file).
+ * Throws 'not-this-format' for another magic, 'unsupported' for a version or size that is not known, 'corrupt' for what
+ * contradicts itself; a feature that is not known is left in `unsupported`.
+ */
+export function parseHeader(head: Uint8Array, fileSize: Bytes, file: string): Qcow2Header {
+  if (!isQcow2(head)) throw new ImageError('not-this-format', 'not a QCOW2 image', { file, at: 0 });
+  const raw = parseRaw(head, file);
+  const clusterSize = checkHeader(raw, head, fileSize, file);
+  const { version, clusterBits } = raw;
+  const end = Math.min(head.length, clusterSize);
+  const hasBacking = raw.backingAt !== 0 && raw.backingLength !== 0;
   const extensions = parseExtensions(head, raw.headerLength, hasBacking ? raw.backingAt : end, file);
+  const extendedL2 = (raw.incompatible & INCOMPATIBLE.extendedL2) !== 0n;
   const dataFile = (raw.incompatible & INCOMPATIBLE.dataFile) !== 0n;
   return {
     version: version as 2 | 3,

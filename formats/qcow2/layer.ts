@@ -93,35 +93,103 @@ export function rawDataLayer({ id, header, data, size }: LayerParts): Layer {
   };
 }
 
-export function mappedLayer(parts: LayerParts): Layer {
-  const { id, header, source, data, size, cut } = parts;
-  const { clusterSize } = header;
-  const tables = new L2Tables(source, header, parts.l1);
-  const entries = entriesOf(header);
-  const { perPage, perTable } = tables;
-  const partSize = clusterSize / entries.parts;
-  const pagesAtOnce = LOAD_BYTES / (perPage * entries.entrySize);
-  const layerSize = roundUp(size, 512);
-  const strict = cut || data.size % 512 !== 0;
+/** Guest clusters found through the L1 and L2 tables. */
+class Mapping implements Layer {
+  readonly id: LayerId;
+  readonly size: Bytes;
+  readonly blockSize: Bytes;
+  readonly #parts: LayerParts;
+  readonly #tables: L2Tables;
+  readonly #entries: Entries;
+  readonly #partSize: Bytes;
+  readonly #pagesAtOnce: number;
+  /** What lies past the end of the file is an error throughout. */
+  readonly #strict: boolean;
+
+  constructor(parts: LayerParts) {
+    this.id = parts.id;
+    this.size = roundUp(parts.size, 512);
+    this.blockSize = parts.header.clusterSize;
+    this.#parts = parts;
+    this.#tables = new L2Tables(parts.source, parts.header, parts.l1);
+    this.#entries = entriesOf(parts.header);
+    this.#partSize = this.blockSize / this.#entries.parts;
+    this.#pagesAtOnce = LOAD_BYTES / (this.#tables.perPage * this.#entries.entrySize);
+    this.#strict = parts.cut || parts.data.size % 512 !== 0;
+  }
+
+  locate(at: Bytes, limit: Bytes): Location | null {
+    const { size } = this.#parts;
+    if (at >= size) return { kind: 'zero', length: limit };
+    limit = Math.min(limit, size - at);
+    const cluster = Math.floor(at / this.blockSize);
+    if (!this.#hasTable(cluster)) return { kind: 'absent', length: this.#runFrom(at, limit, 'absent', 0) };
+    const page = this.#tables.page(cluster);
+    if (page === null) return null;
+    const entry = cluster % this.#tables.perPage;
+    const within = at % this.blockSize;
+    const kind = this.#entries.kind(page, entry, Math.floor(within / this.#partSize));
+    if (kind === 'packed' || kind === 'bad')
+      return { kind: 'packed', unit: cluster, within, length: Math.min(limit, this.blockSize - within) };
+    const host = kind === 'plain' ? this.#entries.host(page, entry) : 0;
+    const run = this.#runFrom(at, limit, kind, host);
+    return kind === 'plain' ? this.#plain(at, limit, host, run) : { kind, length: run };
+  }
+
+  async load(at: Bytes, limit: Bytes): Promise<void> {
+    const perPage = this.#tables.perPage;
+    const end = Math.min(at + limit, this.#parts.size);
+    const first = Math.floor(at / this.blockSize / perPage);
+    const last = Math.min(Math.floor((end - 1) / this.blockSize / perPage), first + this.#pagesAtOnce - 1);
+    // The page that was asked for comes last: it is then the one that is dropped last.
+    for (let index = last; index >= first; index--) {
+      if (!this.#hasTable(index * perPage)) continue;
+      const loading = this.#tables.load(index * perPage);
+      // A page read ahead that fails is reported to whoever asks for it.
+      await (index === first ? loading : loading.catch(() => {}));
+    }
+  }
+
+  async unpack(unit: number, into: Uint8Array): Promise<void> {
+    const { source, header, size } = this.#parts;
+    const tableAt = this.#tables.tableAt(Math.floor(unit / this.#tables.perTable));
+    const where = { file: source.name, at: tableAt, field: 'L2 entry' };
+    if (tableAt === 0) throw new ImageError('out-of-range', `cluster ${unit} is not packed`, where);
+    let page = this.#tables.page(unit);
+    while (page === null) {
+      await this.#tables.load(unit);
+      page = this.#tables.page(unit);
+    }
+    const entry = unit % this.#tables.perPage;
+    if (this.#entries.kind(page, entry, 0) !== 'packed')
+      throw new ImageError('corrupt', `the L2 entry of cluster ${unit} makes no sense`, where);
+    await unpackCluster(source, header, unit, this.#entries.packed(page, entry), into);
+    const end = size - unit * this.blockSize;
+    if (end < this.blockSize) into.fill(0, end);
+  }
+
+  #hasTable(cluster: number): boolean {
+    return this.#tables.tableAt(Math.floor(cluster / this.#tables.perTable)) !== 0;
+  }
 
   /** Length of the run of `kind` that starts at `at`; stops at `limit`, and where a page is not resident. */
-  function runFrom(at: Bytes, limit: Bytes, kind: Kind, host: Bytes): Bytes {
-    const first = Math.floor(at / clusterSize);
-    let reach = (Math.floor(at / partSize) + 1) * partSize;
+  #runFrom(at: Bytes, limit: Bytes, kind: Kind, host: Bytes): Bytes {
+    const { perPage, perTable } = this.#tables;
+    const first = Math.floor(at / this.blockSize);
+    let reach = (Math.floor(at / this.#partSize) + 1) * this.#partSize;
     for (let steps = 0; reach - at < limit && steps < MOST_STEPS; steps++) {
-      const cluster = Math.floor(reach / clusterSize);
-      const table = Math.floor(cluster / perTable);
-      if (tables.tableAt(table) === 0) {
+      const cluster = Math.floor(reach / this.blockSize);
+      if (!this.#hasTable(cluster)) {
         if (kind !== 'absent') break;
-        reach = (table + 1) * perTable * clusterSize;
+        reach = (Math.floor(cluster / perTable) + 1) * perTable * this.blockSize;
         continue;
       }
-      const page = tables.page(cluster);
+      const page = this.#tables.page(cluster);
       if (page === null) break;
       const entry = cluster % perPage;
-      if (entries.kind(page, entry, (reach % clusterSize) / partSize) !== kind) break;
-      if (kind === 'plain' && entries.host(page, entry) !== host + (cluster - first) * clusterSize) break;
-      reach += partSize;
+      if (this.#entries.kind(page, entry, (reach % this.blockSize) / this.#partSize) !== kind) break;
+      if (kind === 'plain' && this.#entries.host(page, entry) !== host + (cluster - first) * this.blockSize) break;
+      reach += this.#partSize;
     }
     return Math.min(limit, reach - at);
   }
@@ -130,78 +198,32 @@ export function mappedLayer(parts: LayerParts): Layer {
    * A cluster that starts inside the file may reach past its end, in whole sectors: QEMU need not write trailing zeros.
    * One that starts beyond stays 'plain', and reading it reports that the file ends early.
    */
-  function plain(at: Bytes, limit: Bytes, host: Bytes, run: Bytes): Location {
-    const within = at % clusterSize;
+  #plain(at: Bytes, limit: Bytes, host: Bytes, run: Bytes): Location {
+    const { data } = this.#parts;
+    const within = at % this.blockSize;
     const fileAt = host + within;
     const left = data.size - fileAt;
-    if (left >= run) return { kind: 'plain', source: data, at: fileAt, length: run };
-    if (left > 0) return { kind: 'plain', source: data, at: fileAt, length: left };
-    const length = Math.min(limit, clusterSize - within);
-    return host < data.size && !strict ? { kind: 'zero', length } : { kind: 'plain', source: data, at: fileAt, length };
+    if (left > 0) return { kind: 'plain', source: data, at: fileAt, length: Math.min(left, run) };
+    const length = Math.min(limit, this.blockSize - within);
+    if (host < data.size && !this.#strict) return { kind: 'zero', length };
+    return { kind: 'plain', source: data, at: fileAt, length };
   }
+}
 
-  function locate(at: Bytes, limit: Bytes): Location | null {
-    if (at >= size) return { kind: 'zero', length: limit };
-    limit = Math.min(limit, size - at);
-    const cluster = Math.floor(at / clusterSize);
-    if (tables.tableAt(Math.floor(cluster / perTable)) === 0)
-      return { kind: 'absent', length: runFrom(at, limit, 'absent', 0) };
-    const page = tables.page(cluster);
-    if (page === null) return null;
-    const entry = cluster % perPage;
-    const within = at % clusterSize;
-    const kind = entries.kind(page, entry, Math.floor(within / partSize));
-    if (kind === 'packed' || kind === 'bad')
-      return { kind: 'packed', unit: cluster, within, length: Math.min(limit, clusterSize - within) };
-    const host = kind === 'plain' ? entries.host(page, entry) : 0;
-    const run = runFrom(at, limit, kind, host);
-    return kind === 'plain' ? plain(at, limit, host, run) : { kind, length: run };
-  }
-
-  async function entryPage(cluster: number): Promise<DataView> {
-    for (;;) {
-      const page = tables.page(cluster);
-      if (page !== null) return page;
-      await tables.load(cluster);
-    }
-  }
-
+export function mappedLayer(parts: LayerParts): Layer {
+  const mapping = new Mapping(parts);
   return {
-    id,
-    size: layerSize,
-    blockSize: clusterSize,
-    locate,
-    async load(at, limit) {
-      const end = Math.min(at + limit, size);
-      const first = Math.floor(at / clusterSize / perPage);
-      const last = Math.min(Math.floor((end - 1) / clusterSize / perPage), first + pagesAtOnce - 1);
-      // The page that was asked for comes last: it is then the one that is dropped last.
-      for (let index = last; index >= first; index--) {
-        const cluster = index * perPage;
-        if (tables.tableAt(Math.floor(cluster / perTable)) === 0) continue;
-        const loading = tables.load(cluster);
-        // A page read ahead that fails is reported to whoever asks for it.
-        await (index === first ? loading : loading.catch(() => {}));
-      }
-    },
-    async unpack(unit, into) {
-      const where = { file: source.name, at: tables.tableAt(Math.floor(unit / perTable)), field: 'L2 entry' };
-      if (where.at === 0) throw new ImageError('out-of-range', `cluster ${unit} is not packed`, where);
-      const page = await entryPage(unit);
-      const entry = unit % perPage;
-      if (entries.kind(page, entry, 0) !== 'packed') throw badEntry(unit, where);
-      const packed = entries.packed(page, entry);
-      await unpackCluster(source, header, unit, packed, into);
-      if ((unit + 1) * clusterSize > size) into.fill(0, size - unit * clusterSize);
-    },
+    id: mapping.id,
+    size: mapping.size,
+    blockSize: mapping.blockSize,
+    locate: (at, limit) => mapping.locate(at, limit),
+    load: (at, limit) => mapping.load(at, limit),
+    unpack: (unit, into) => mapping.unpack(unit, into),
   };
 }
 
-const badEntry = (unit: number, where: { file: string; at: Bytes; field: string }): ImageError =>
-  new ImageError('corrupt', `the L2 entry of cluster ${unit} makes no sense`, where);
-
 /** Reads and decompresses one cluster into `into`; 'corrupt' when exactly one cluster does not come out. */
-export async function unpackCluster(
+async function unpackCluster(
   source: ByteSource,
   header: Qcow2Header,
   unit: number,

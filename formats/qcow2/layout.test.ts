@@ -74,7 +74,7 @@ describe.skipIf(absent !== null)(title('QCOW2 views, judged by qemu-img and 7-Zi
     }
   }
 
-  for (const size of [2 * TiB, 2 * TiB + 512, 16 * TiB, 80 * TiB]) {
+  for (const size of [2 * TiB + 512, 16 * TiB]) {
     test(`${size / TiB} TiB, sparse`, async () => {
       const runs = [
         { at: 0, length: MiB },
@@ -87,7 +87,7 @@ describe.skipIf(absent !== null)(title('QCOW2 views, judged by qemu-img and 7-Zi
       await materializeSparse(view, disk, file);
       await qemuImg.check(file, 'qcow2');
       expect(await qemuImg.size(file, 'qcow2')).toBe(size);
-      const clusterSize = size <= 4 * TiB ? 65536 : size <= 64 * TiB ? MiB : 2 * MiB;
+      const clusterSize = size <= 4 * TiB ? 65536 : MiB;
       const clusters = runs.map(run => ({
         from: Math.floor(run.at / clusterSize) * clusterSize,
         to: Math.ceil((run.at + run.length) / clusterSize) * clusterSize,

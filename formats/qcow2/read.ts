@@ -79,9 +79,10 @@ async function openData(
   const found = nameInStore(source.name, header.dataName);
   if (found.kind === 'refused') return fail('unsupported', `the data file ${shown} ${found.why}`);
   if (found.name === source.name) return fail('broken-chain', `the data file ${shown} would be this image itself`);
-  if (found.warning !== null) warnings.push(`${source.name}: the data file ${found.warning}`);
   try {
-    return { value: await store.open(found.name), problem: null };
+    const data = await store.open(found.name);
+    if (found.warning !== null) warnings.push(`${source.name}: the data file ${found.warning}`);
+    return { value: data, problem: null };
   } catch (cause) {
     if (!(cause instanceof ImageError && cause.fault === 'not-found')) throw cause;
     return fail('broken-chain', `the data file ${shown} is missing; "${found.name}" was tried`, cause);

@@ -73,93 +73,119 @@ function checkPut(cluster: number, length: Bytes, clusterSize: Bytes, blocks: nu
     });
 }
 
+class Writer implements Qcow2Writer {
+  readonly clusterSize: Bytes;
+  readonly #file: ByteFile;
+  readonly #size: Bytes;
+  readonly #compression: Compression | null;
+  readonly #clusterBits: number;
+  readonly #l1Entries: number;
+  readonly #space: HostSpace;
+  readonly #tables: ReturnType<typeof tableStore>;
+  #headerTaken = false;
+
+  constructor(file: ByteFile, size: Bytes, compression: Compression | null) {
+    this.#file = file;
+    this.#size = roundUp(size, 512);
+    this.#compression = compression;
+    this.#clusterBits = clusterBitsFor(this.#size);
+    this.clusterSize = 2 ** this.#clusterBits;
+    this.#l1Entries = tablesFor({ clusterSize: this.clusterSize, extendedL2: false }, this.#size);
+    this.#space = new HostSpace(file, this.clusterSize);
+    this.#tables = tableStore(file, this.#space, this.clusterSize, this.#l1Entries);
+  }
+
+  get stored(): Bytes {
+    return this.#space.end;
+  }
+
+  async put(cluster: number, data: Uint8Array): Promise<void> {
+    const { clusterSize } = this;
+    await this.#takeHeader();
+    checkPut(cluster, data.length, clusterSize, Math.ceil(this.#size / clusterSize), this.#file.name);
+    if (this.#compression === null) return this.#putPlain(cluster, data);
+    for (let i = 0; i * clusterSize < data.length; i++) {
+      const part = data.subarray(i * clusterSize, (i + 1) * clusterSize);
+      const packed = await pack(part, this.#compression);
+      if (packed.length < clusterSize) await this.#putPacked(cluster + i, packed);
+      else await this.#putPlain(cluster + i, part);
+    }
+  }
+
+  async finish(): Promise<void> {
+    await this.#takeHeader();
+    await this.#tables.flush();
+    const l1At = await this.#space.take(Math.ceil((this.#l1Entries * 8) / this.clusterSize));
+    await this.#file.write(this.#tables.l1, l1At);
+    const refcounts = await this.#space.finish();
+    await this.#file.truncate(this.#space.end);
+    await this.#file.sync();
+    const isZstd = this.#compression === 'zstd';
+    const header = plainHeader({
+      clusterBits: this.#clusterBits,
+      size: this.#size,
+      l1Entries: this.#l1Entries,
+      l1At,
+      ...refcounts,
+      incompatible: isZstd ? INCOMPATIBLE.compressionType : 0n,
+      compressionType: isZstd ? 1 : 0,
+    });
+    await this.#file.write(header, 0);
+    await this.#file.sync();
+  }
+
+  /** The first cluster is the header's. */
+  async #takeHeader(): Promise<void> {
+    if (this.#headerTaken) return;
+    this.#headerTaken = true;
+    await this.#space.take(1);
+  }
+
+  /** Where the L2 entry of `cluster` goes. */
+  async #entry(cluster: number): Promise<{ view: DataView; at: number }> {
+    const perTable = this.clusterSize / 8;
+    const view = await this.#tables.table(Math.floor(cluster / perTable));
+    const at = (cluster % perTable) * 8;
+    if (view.getUint32(at) !== 0 || view.getUint32(at + 4) !== 0)
+      throw new ImageError('usage', `cluster ${cluster} was put before`, { file: this.#file.name });
+    return { view, at };
+  }
+
+  async #putPacked(cluster: number, packed: Uint8Array): Promise<void> {
+    const { view, at } = await this.#entry(cluster);
+    const offset = await this.#space.takePacked(packed.length);
+    await this.#file.write(packed, offset);
+    const sectors = Math.floor((offset + packed.length - 1) / 512) - Math.floor(offset / 512);
+    const unit = 2 ** (62 - (this.#clusterBits - 8) - 32);
+    view.setUint32(at, 0x4000_0000 + sectors * unit + Math.floor(offset / 0x1_0000_0000));
+    view.setUint32(at + 4, offset % 0x1_0000_0000);
+  }
+
+  async #putPlain(cluster: number, data: Uint8Array): Promise<void> {
+    const count = data.length / this.clusterSize;
+    // Tables take their clusters first, so that the data stays in one piece.
+    for (let i = 0; i < count; i++) await this.#entry(cluster + i);
+    const offset = await this.#space.take(count);
+    await this.#file.write(data, offset);
+    for (let i = 0; i < count; i++) {
+      const { view, at } = await this.#entry(cluster + i);
+      putEntry(view, at, offset + i * this.clusterSize);
+    }
+  }
+}
+
+const pack = (data: Uint8Array, compression: Compression): Promise<Uint8Array> =>
+  compression === 'zstd' ? zstd(data) : deflate(data, { windowBits: WINDOW_BITS });
+
 /**
  * A writer over the empty file `file`, for a disk of `size` bytes. With `compression` a cluster is stored packed when that
  * is shorter. One call at a time.
  */
-export function createQcow2(
+export const createQcow2 = (
   file: ByteFile,
   size: Bytes,
   options: { readonly compression?: Compression | null } = {},
-): Qcow2Writer {
-  const compression = options.compression ?? null;
-  const guestSize = roundUp(size, 512);
-  const clusterBits = clusterBitsFor(guestSize);
-  const clusterSize = 2 ** clusterBits;
-  const perTable = clusterSize / 8;
-  const blocks = Math.ceil(guestSize / clusterSize);
-  const l1Entries = tablesFor({ clusterSize, extendedL2: false }, guestSize);
-  const space = new HostSpace(file, clusterSize);
-  const tables = tableStore(file, space, clusterSize, l1Entries);
-  const headerReserved = space.take(1);
-
-  async function place(cluster: number): Promise<{ view: DataView; at: number }> {
-    const view = await tables.table(Math.floor(cluster / perTable));
-    const at = (cluster % perTable) * 8;
-    if (view.getUint32(at) !== 0 || view.getUint32(at + 4) !== 0)
-      throw new ImageError('usage', `cluster ${cluster} was put before`, { file: file.name });
-    return { view, at };
-  }
-
-  /** False when packing does not make it shorter. */
-  async function putPacked(cluster: number, data: Uint8Array): Promise<boolean> {
-    const packed = await (compression === 'zstd' ? zstd(data) : deflate(data, { windowBits: WINDOW_BITS }));
-    if (packed.length >= clusterSize) return false;
-    const { view, at } = await place(cluster);
-    const offset = await space.takePacked(packed.length);
-    await file.write(packed, offset);
-    const sectors = Math.floor((offset + packed.length - 1) / 512) - Math.floor(offset / 512);
-    const unit = 2 ** (62 - (clusterBits - 8) - 32);
-    view.setUint32(at, 0x4000_0000 + sectors * unit + Math.floor(offset / 0x1_0000_0000));
-    view.setUint32(at + 4, offset % 0x1_0000_0000);
-    return true;
-  }
-
-  async function putPlain(cluster: number, data: Uint8Array): Promise<void> {
-    const count = data.length / clusterSize;
-    // Tables take their clusters first, so that the data stays in one piece.
-    for (let i = 0; i < count; i++) await place(cluster + i);
-    const offset = await space.take(count);
-    await file.write(data, offset);
-    for (let i = 0; i < count; i++) {
-      const { view, at } = await place(cluster + i);
-      putEntry(view, at, offset + i * clusterSize);
-    }
-  }
-
-  return {
-    clusterSize,
-    get stored() {
-      return space.end;
-    },
-    async put(cluster, data) {
-      await headerReserved;
-      checkPut(cluster, data.length, clusterSize, blocks, file.name);
-      if (compression === null) return putPlain(cluster, data);
-      for (let i = 0; i * clusterSize < data.length; i++) {
-        const part = data.subarray(i * clusterSize, (i + 1) * clusterSize);
-        if (!(await putPacked(cluster + i, part))) await putPlain(cluster + i, part);
-      }
-    },
-    async finish() {
-      await headerReserved;
-      await tables.flush();
-      const l1At = await space.take(Math.ceil((l1Entries * 8) / clusterSize));
-      await file.write(tables.l1, l1At);
-      const { refcountsAt, refcountClusters } = await space.finish();
-      await file.truncate(space.end);
-      await file.sync();
-      const zstdBit = compression === 'zstd' ? INCOMPATIBLE.compressionType : 0n;
-      const header = plainHeader({
-        ...{ clusterBits, size: guestSize, l1Entries, l1At, refcountsAt, refcountClusters },
-        incompatible: zstdBit,
-        compressionType: compression === 'zstd' ? 1 : 0,
-      });
-      await file.write(header, 0);
-      await file.sync();
-    },
-  };
-}
+): Qcow2Writer => new Writer(file, size, options.compression ?? null);
 
 /**
  * Writes all of `disk` into the empty file `file`, without its zeros. `onProgress` gets guest bytes. When it fails or
