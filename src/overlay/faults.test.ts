@@ -3,6 +3,7 @@ import { ImageError } from '../base/errors.ts';
 import { openOverlayOn } from './overlay.ts';
 import { clipped, DISK_SIZE, Machine, type Operation, patternDisk, seeded } from './overlay-model.ts';
 import { type Fault, type Plan, simulatedFiles } from './simulated-files.ts';
+import { PAGE_SPAN } from './states.ts';
 
 /** Every kind of operation, over fresh, rewritten, zeroed and flushed blocks, on both sides of a map page's end. */
 const OPERATIONS: readonly Operation[] = [
@@ -144,5 +145,57 @@ describe('an overlay whose files fail', () => {
     const content = new Uint8Array(8192);
     await lost.read(content, 0);
     expect([content[0], content[4096]]).toEqual([1, 2]);
+  });
+
+  it('does not acknowledge a write that was waiting for the base when a sync failed', async () => {
+    const files = simulatedFiles();
+    let answer = (): void => {};
+    const base = patternDisk(() => false);
+    const slow = {
+      ...base,
+      read: (into: Uint8Array) => new Promise<void>(resolve => (answer = () => resolve(void into.fill(1)))),
+    };
+    const ground = { files, boot: 'b', lock: { release() {} } };
+    const overlay = await openOverlayOn(ground, slow, { create: true, size: DISK_SIZE });
+    const waiting = overlay.write(new Uint8Array(512), 512);
+    files.plan.before = call => {
+      if (call.what === 'syncNames' || call.what === 'sync') throw new ImageError('io', 'I/O failed (EIO)');
+    };
+    await expect(overlay.flush()).rejects.toMatchObject({ fault: 'io' });
+    answer();
+    await expect(waiting).rejects.toMatchObject({ fault: 'io' });
+  });
+
+  /** Blocks 0 to 7 are data. Turning them to zeros fails half way in the map, and so does putting the map back. */
+  async function halfChanged(plant: (plan: Plan) => void): Promise<Uint8Array> {
+    const files = simulatedFiles();
+    plant(files.plan);
+    const ground = { files, boot: 'b', lock: { release() {} } };
+    const base = patternDisk(() => false);
+    const overlay = await openOverlayOn(ground, base, { create: true, size: DISK_SIZE, mapCache: 2 * 4096 });
+    await overlay.write(new Uint8Array(8 * 4096).fill(1), 0);
+    for (const page of [1, 2]) await overlay.write(new Uint8Array(4096), page * PAGE_SPAN);
+    await overlay.read(new Uint8Array(512), 0);
+    files.plan.fault = { call: files.plan.calls + 1, code: 'EIO', part: 0.5, times: 2 };
+    expect(() => overlay.zero(0, 8 * 4096)).toThrow(/EIO/);
+    // Other pages push it out of memory, if it lets itself be pushed.
+    for (const page of [1, 2, 1, 2]) await overlay.read(new Uint8Array(512), page * PAGE_SPAN);
+    await overlay.write(new Uint8Array(4096).fill(2), 0);
+    const killed = await openOverlayOn({ ...ground, files: files.afterKill() }, base, { create: false });
+    const found = new Uint8Array(2 * 4096);
+    await killed.read(found, 0);
+    return found;
+  }
+
+  it('writes a map page again that was left half changed, before anything relies on it', async () => {
+    const found = await halfChanged(() => {});
+    expect([found[0], found[4096]]).toEqual([2, 1]);
+  });
+
+  it('is caught when that write does not happen', async () => {
+    const found = await halfChanged(plan => {
+      plan.lies = call => call.what === 'write' && plan.faulted && call.name === 'recent.new';
+    });
+    expect([found[0], found[4096]]).not.toEqual([2, 1]);
   });
 });

@@ -44,7 +44,7 @@ async function hold({ seed, cut, operations }: Scenario, plant: (plan: Plan) => 
 }
 
 /** More of them by BOOTMOUNT_RUNS: a quick run has over 10,000 operations. */
-const RUNS = Number(process.env.BOOTMOUNT_RUNS ?? 400);
+const RUNS = Number(process.env.BOOTMOUNT_RUNS ?? 300);
 const property = (plant: (plan: Plan) => void): fc.IAsyncProperty<[Scenario]> =>
   fc.asyncProperty(scenario, async each => {
     await hold(each, plant);

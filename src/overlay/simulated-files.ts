@@ -17,6 +17,8 @@ interface SimulatedFile {
   /** Per sector written since the last sync: what the disk had, and every version since. */
   unsynced: Map<number, Uint8Array[]>;
   size: Bytes;
+  /** The folder was synced since the file was made: before that, a power loss may take it away. */
+  named: boolean;
 }
 
 export interface Fault {
@@ -25,6 +27,8 @@ export interface Fault {
   readonly code: 'EIO' | 'ENOSPC';
   /** A write does this part of its bytes before it fails. */
   readonly part?: number;
+  /** How many calls in a row fail, the first one in part; one when missing. */
+  readonly times?: number;
 }
 
 export interface Call {
@@ -98,7 +102,7 @@ export function simulatedFiles(plan = nothingWrong(), disk: Map<string, Simulate
       meet({ what: 'open', name });
       if (mode === 'create') {
         if (disk.has(name)) throw new ImageError('exists', 'the file exists already', { file: name });
-        disk.set(name, { now: new Map(), unsynced: new Map(), size: 0 });
+        disk.set(name, { now: new Map(), unsynced: new Map(), size: 0, named: false });
       }
       const file = disk.get(name);
       if (file === undefined) throw new ImageError('not-found', 'no such file', { file: name });
@@ -113,7 +117,7 @@ export function simulatedFiles(plan = nothingWrong(), disk: Map<string, Simulate
     },
     async replace(name, content) {
       meet({ what: 'replace', name });
-      const file: SimulatedFile = { now: new Map(), unsynced: new Map(), size: 0 };
+      const file: SimulatedFile = { now: new Map(), unsynced: new Map(), size: 0, named: true };
       writeInto(file, content, 0);
       file.unsynced.clear();
       disk.set(name, file);
@@ -129,21 +133,23 @@ export function simulatedFiles(plan = nothingWrong(), disk: Map<string, Simulate
     },
     async syncNames() {
       meet({ what: 'syncNames', name: '' });
+      for (const file of disk.values()) file.named = true;
     },
     afterKill(nextPlan = nothingWrong()) {
       const after = new Map<string, SimulatedFile>();
       for (const [name, file] of disk) {
         const unsynced = new Map([...file.unsynced].map(([sector, versions]) => [sector, [...versions]]));
-        after.set(name, { now: new Map(file.now), unsynced, size: file.size });
+        after.set(name, { now: new Map(file.now), unsynced, size: file.size, named: file.named });
       }
       return simulatedFiles(nextPlan, after);
     },
     afterPowerLoss(pick, nextPlan = nothingWrong()) {
       const after = new Map<string, SimulatedFile>();
       for (const [name, file] of disk) {
+        if (!file.named && pick(2) === 0) continue;
         const now = new Map(file.now);
         for (const [sector, versions] of file.unsynced) now.set(sector, versions[pick(versions.length)]!);
-        after.set(name, { now, unsynced: new Map(), size: file.size });
+        after.set(name, { now, unsynced: new Map(), size: file.size, named: true });
       }
       return simulatedFiles(nextPlan, after);
     },
@@ -158,9 +164,9 @@ export function simulatedFiles(plan = nothingWrong(), disk: Map<string, Simulate
       heldBack = null;
     }
     const { fault } = plan;
-    if (fault === null || fault.call !== plan.calls) return;
+    if (fault === null || plan.calls < fault.call || plan.calls >= fault.call + (fault.times ?? 1)) return;
     plan.faulted = true;
-    if (fault.part !== undefined) partly?.(fault.part);
+    if (fault.part !== undefined && plan.calls === fault.call) partly?.(fault.part);
     if (fault.code === 'ENOSPC') throw new ImageError('no-space', 'no space left', { file: call.name });
     throw new ImageError('io', 'I/O failed (EIO)', { file: call.name });
   }
