@@ -120,3 +120,16 @@ test('a hole that is only found out later has the same bytes', async () => {
   await readView(viewOf(slow), slow, b, 0);
   expect(Buffer.compare(a, b)).toBe(0);
 });
+
+test('a block that turns out to be empty after its bitmap was placed has a bitmap of zeros', async () => {
+  const disk = lazyDisk(sparseDisk(20 * MIB, 1, [{ at: 7 * MIB, length: 100 }]));
+  const file = viewOf(disk);
+  const first = file.size - 512 - 10 * (BLOCK + 4096);
+  const piece = file.pieceAt(first);
+  expect(piece.kind).toBe('made');
+  for (let at = 0; at < 4 * MIB; at += MIB) await disk.load(at, 1);
+  const bitmap = new Uint8Array(512).fill(0xcc);
+  if (piece.kind === 'made') await piece.fill(bitmap, 0);
+  expect(bitmap.every(byte => byte === 0)).toBe(true);
+  expect(file.pieceAt(first).kind).toBe('zero');
+});

@@ -56,6 +56,8 @@ function runsFor(size: Bytes): readonly Run[] {
     [MIB - 512, 1024],
     [4 * MIB - 4096, 3 * MIB],
     [12 * MIB, 65_536],
+    // Whole blocks of data right behind empty ones, whatever the block's length.
+    [16 * MIB, 4 * MIB],
     [33 * MIB + 512, 512],
     [5 * GIB - 1_536, 5 * MIB],
     [size - Math.min(size, 3072), Math.min(size, 3072)],

@@ -33,6 +33,7 @@ export function memoryDisk(content: Uint8Array, id = 'memory'): WritableDisk {
     async flush() {},
     extent(at, limit): Extent {
       check(at, limit);
+      if (limit < 1) throw new RangeError(`extent(${at}, ${limit})`);
       const first = Math.floor(at / GRANULE) * GRANULE;
       const zero = granuleIsZero(first);
       let end = first + GRANULE;
@@ -102,6 +103,7 @@ export interface Run {
 /** A disk of any size with a seeded pattern in `runs` (in order, apart from each other) and zeros elsewhere. */
 export function sparseDisk(size: Bytes, seed: number, runs: readonly Run[], id = `sparse-${size}-${seed}`): Disk {
   const extent = (at: Bytes, limit: Bytes): Extent => {
+    if (at < 0 || limit < 1 || at + limit > size) throw new RangeError(`extent(${at}, ${limit}) of ${size} bytes`);
     for (const run of runs) {
       if (at < run.at) return { kind: 'zero', length: Math.min(limit, run.at - at) };
       if (at < run.at + run.length) return { kind: 'data', length: Math.min(limit, run.at + run.length - at) };
