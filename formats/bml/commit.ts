@@ -5,7 +5,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { SetKeys } from './crypto.ts';
-import { ENTRY, entryFault, forgetPlace, heightFor, nodePage } from './node.ts';
+import { entryFault, forgetPlace, heightFor, nodePage } from './node.ts';
 import {
   COMMIT_HASH,
   COMMIT_HEADER,
@@ -49,8 +49,8 @@ export interface Tlv {
   readonly critical: boolean;
   readonly value: Uint8Array;
 }
+/** Attributes: 1 name of the set, 2 source, 3 writer. */
 export const TLV_SET = 1;
-export const TLV_SOURCE = 2;
 export const TLV_WRITER = 3;
 
 export interface Commit {
@@ -218,6 +218,3 @@ export const textTlv = (commit: Commit, type: number): string | null => {
   const tlv = commit.tlvs.find(one => one.type === type);
   return tlv === undefined ? null : Buffer.from(tlv.value).toString('utf8');
 };
-
-/** An empty tree. */
-export const emptyRoot = (): Uint8Array => new Uint8Array(ENTRY);

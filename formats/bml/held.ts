@@ -9,7 +9,7 @@ import type { Place } from './crypto.ts';
 import { corrupt, crcFits, hex, KINDS, PAGE, sealCrc } from './structs.ts';
 import type { Tail } from './superblock.ts';
 
-export const INDEX_ENTRY = 48;
+const INDEX_ENTRY = 48;
 export const INDEX_PER_PAGE = 85;
 const KEY = 32;
 
@@ -26,7 +26,7 @@ export function indexKey(place: Pick<Place, 'kind' | 'level' | 'disk' | 'layer' 
   return key;
 }
 
-export interface IndexSource {
+interface IndexSource {
   readonly name: string;
   readonly index: { readonly at: Bytes; readonly entries: number };
   read(into: Uint8Array, at: Bytes): Promise<void>;

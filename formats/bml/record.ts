@@ -5,8 +5,6 @@ import { viewOf } from '../../src/base/struct.ts';
 import { COUNTER, GCM_TAG, type Place, putIndex } from './crypto.ts';
 import { ALIGN, ENCRYPTED, KINDS, type Kind, RECORD_HEADER, recordHeader, SHORT } from './structs.ts';
 
-export type RecordHeader = ReturnType<typeof recordHeader.parse>;
-
 const BODY_CRC = recordHeader.offsetOf('bodyCrc');
 const HEADER_CRC = recordHeader.offsetOf('headerCrc');
 

@@ -192,5 +192,4 @@ export const corrupt = (message: string, file: string, at: number, cause?: unkno
 
 export const hex = (data: Uint8Array): string =>
   Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('hex');
-export const unhex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'hex'));
 export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

@@ -50,7 +50,7 @@ export class NodeCache {
   }
 }
 
-export const sharedNodes = new NodeCache(32 * 1024 * 1024);
+const sharedNodes = new NodeCache(32 * 1024 * 1024);
 
 export interface TreeSpec {
   readonly disk: number;
