@@ -126,24 +126,7 @@ function assemble(opened: Opened, options: OverlayOptions): Overlay {
     ? 'a sync of this overlay failed since the machine started: what was written after the last flush may be lost'
     : null;
   const disk = new CowDisk({ folder, base, data, presence, flusher, readOnly }, header.size);
-  let closing: Promise<void> | null = null;
-
-  async function shut(): Promise<void> {
-    await disk.stop();
-    try {
-      if (readOnly === null) {
-        await flusher.flush();
-        files.remove(RECENT);
-      }
-    } finally {
-      await Promise.allSettled([data.close(), recent.close(), durable.close()]);
-      ground.lock.release();
-    }
-  }
-  const close = (): Promise<void> => {
-    closing ??= shut();
-    return closing;
-  };
+  const close = closeOnce(opened, disk, readOnly === null ? flusher : null);
 
   return {
     id: header.id,
@@ -174,6 +157,29 @@ function assemble(opened: Opened, options: OverlayOptions): Overlay {
     },
     close,
     [Symbol.asyncDispose]: close,
+  };
+}
+
+/** `flusher`: null when there is nothing to flush. */
+function closeOnce(opened: Opened, disk: CowDisk, flusher: Flusher | null): () => Promise<void> {
+  const { ground, data, recent, durable } = opened;
+  let closing: Promise<void> | null = null;
+  async function shut(): Promise<void> {
+    await disk.stop();
+    try {
+      if (flusher !== null) {
+        await flusher.flush();
+        // Durable says the same now: the next run begins with a new one.
+        ground.files.remove(RECENT);
+      }
+    } finally {
+      await Promise.allSettled([data.close(), recent.close(), durable.close()]);
+      ground.lock.release();
+    }
+  }
+  return () => {
+    closing ??= shut();
+    return closing;
   };
 }
 

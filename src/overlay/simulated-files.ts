@@ -92,77 +92,20 @@ function writeInto(file: SimulatedFile, from: Uint8Array, at: Bytes): void {
   file.size = Math.max(file.size, at + from.length);
 }
 
-export function simulatedFiles(plan = nothingWrong(), disk: Map<string, SimulatedFile> = new Map()): SimulatedFiles {
-  let heldBack: { readonly since: number; apply(): void } | null = null;
-  const self: SimulatedFiles = {
-    folder: 'simulated',
-    plan,
-    names: () => [...disk.keys()],
-    open(name, mode) {
-      meet({ what: 'open', name });
-      if (mode === 'create') {
-        if (disk.has(name)) throw new ImageError('exists', 'the file exists already', { file: name });
-        disk.set(name, { now: new Map(), unsynced: new Map(), size: 0, named: false });
-      }
-      const file = disk.get(name);
-      if (file === undefined) throw new ImageError('not-found', 'no such file', { file: name });
-      return opened(name, file);
-    },
-    readSmall(name, limit) {
-      const file = disk.get(name);
-      if (file === undefined) return null;
-      const content = new Uint8Array(Math.min(limit, file.size));
-      readInto(file, content, 0);
-      return content;
-    },
-    async replace(name, content) {
-      meet({ what: 'replace', name });
-      const file: SimulatedFile = { now: new Map(), unsynced: new Map(), size: 0, named: true };
-      writeInto(file, content, 0);
-      file.unsynced.clear();
-      disk.set(name, file);
-    },
-    rename(from, to) {
-      meet({ what: 'rename', name: from });
-      disk.set(to, disk.get(from)!);
-      disk.delete(from);
-    },
-    remove(name) {
-      meet({ what: 'remove', name });
-      disk.delete(name);
-    },
-    async syncNames() {
-      meet({ what: 'syncNames', name: '' });
-      for (const file of disk.values()) file.named = true;
-    },
-    afterKill(nextPlan = nothingWrong()) {
-      const after = new Map<string, SimulatedFile>();
-      for (const [name, file] of disk) {
-        const unsynced = new Map([...file.unsynced].map(([sector, versions]) => [sector, [...versions]]));
-        after.set(name, { now: new Map(file.now), unsynced, size: file.size, named: file.named });
-      }
-      return simulatedFiles(nextPlan, after);
-    },
-    afterPowerLoss(pick, nextPlan = nothingWrong()) {
-      const after = new Map<string, SimulatedFile>();
-      for (const [name, file] of disk) {
-        if (!file.named && pick(2) === 0) continue;
-        const now = new Map(file.now);
-        for (const [sector, versions] of file.unsynced) now.set(sector, versions[pick(versions.length)]!);
-        after.set(name, { now, unsynced: new Map(), size: file.size, named: true });
-      }
-      return simulatedFiles(nextPlan, after);
-    },
-  };
+/** Counts the calls of one run, and makes them go wrong as planned. */
+class Calls {
+  readonly plan: Plan;
+  #heldBack: { readonly since: number; apply(): void } | null = null;
 
-  /** Counts a call, and fails it when that is planned. */
-  function meet(call: Call, partly?: (part: number) => void): void {
+  constructor(plan: Plan) {
+    this.plan = plan;
+  }
+
+  meet(call: Call, partly?: (part: number) => void): void {
+    const { plan } = this;
     plan.calls++;
     plan.before?.(call);
-    if (heldBack !== null && plan.calls > heldBack.since + 1) {
-      heldBack.apply();
-      heldBack = null;
-    }
+    if (this.#heldBack !== null && plan.calls > this.#heldBack.since + 1) this.#release();
     const { fault } = plan;
     if (fault === null || plan.calls < fault.call || plan.calls >= fault.call + (fault.times ?? 1)) return;
     plan.faulted = true;
@@ -171,49 +114,131 @@ export function simulatedFiles(plan = nothingWrong(), disk: Map<string, Simulate
     throw new ImageError('io', 'I/O failed (EIO)', { file: call.name });
   }
 
-  function opened(name: string, file: SimulatedFile): OverlayFile {
-    const readNow = (into: Uint8Array, at: Bytes): void => {
-      meet({ what: 'read', name, at, length: into.length });
-      if (at + into.length > file.size) throw new ImageError('corrupt', 'the file ends early', { file: name, at });
-      readInto(file, into, at);
-    };
-    return {
-      name,
-      get size() {
-        return file.size;
-      },
-      read: readNow,
-      readNow,
-      write(from, at) {
-        meet({ what: 'write', name, at, length: from.length }, part => {
-          // A sector is written or not; the few bytes of a map may end anywhere.
-          const unit = from.length < SECTOR ? 1 : SECTOR;
-          writeInto(file, from.subarray(0, roundDown(from.length * part, unit)), at);
-        });
-        if (plan.lies?.({ what: 'write', name, at, length: from.length })) return;
-        if (plan.late === name) {
-          const copy = from.slice();
-          heldBack?.apply();
-          heldBack = { since: plan.calls, apply: () => writeInto(file, copy, at) };
-          file.size = Math.max(file.size, at + from.length);
-        } else writeInto(file, from, at);
-      },
-      async sync() {
-        const call = { what: 'sync', name } as const;
-        if (plan.lies?.(call)) return;
-        // What is written while the sync goes on is not covered by it.
-        const covered = new Map([...file.unsynced].map(([sector, versions]) => [sector, versions.length]));
-        await new Promise(resolve => setImmediate(resolve));
-        meet(call);
-        for (const [sector, count] of covered) {
-          const versions = file.unsynced.get(sector)!;
-          if (versions.length === count) file.unsynced.delete(sector);
-          else versions.splice(0, count - 1);
-        }
-      },
-      allocated: () => file.now.size * SECTOR,
-      close: async () => {},
-    };
+  holdBack(apply: () => void): void {
+    this.#release();
+    this.#heldBack = { since: this.plan.calls, apply };
   }
-  return self;
+
+  #release(): void {
+    this.#heldBack?.apply();
+    this.#heldBack = null;
+  }
+}
+
+function opened(name: string, file: SimulatedFile, calls: Calls): OverlayFile {
+  const { plan } = calls;
+  const readNow = (into: Uint8Array, at: Bytes): void => {
+    calls.meet({ what: 'read', name, at, length: into.length });
+    if (at + into.length > file.size) throw new ImageError('corrupt', 'the file ends early', { file: name, at });
+    readInto(file, into, at);
+  };
+  return {
+    name,
+    get size() {
+      return file.size;
+    },
+    read: readNow,
+    readNow,
+    write(from, at) {
+      const call = { what: 'write', name, at, length: from.length } as const;
+      calls.meet(call, part => {
+        // A sector is written or not; the few bytes of a map may end anywhere.
+        const unit = from.length < SECTOR ? 1 : SECTOR;
+        writeInto(file, from.subarray(0, roundDown(from.length * part, unit)), at);
+      });
+      if (plan.lies?.(call)) return;
+      if (plan.late === name) {
+        const copy = from.slice();
+        calls.holdBack(() => writeInto(file, copy, at));
+        file.size = Math.max(file.size, at + from.length);
+      } else writeInto(file, from, at);
+    },
+    async sync() {
+      const call = { what: 'sync', name } as const;
+      if (plan.lies?.(call)) return;
+      // What is written while the sync goes on is not covered by it.
+      const covered = new Map([...file.unsynced].map(([sector, versions]) => [sector, versions.length]));
+      await new Promise(resolve => setImmediate(resolve));
+      calls.meet(call);
+      for (const [sector, count] of covered) {
+        const versions = file.unsynced.get(sector)!;
+        if (versions.length === count) file.unsynced.delete(sector);
+        else versions.splice(0, count - 1);
+      }
+    },
+    allocated: () => file.now.size * SECTOR,
+    close: async () => {},
+  };
+}
+
+type Folder = Map<string, SimulatedFile>;
+
+const empty = (named: boolean): SimulatedFile => ({ now: new Map(), unsynced: new Map(), size: 0, named });
+
+function killed(folder: Folder): Folder {
+  const after: Folder = new Map();
+  for (const [name, file] of folder) {
+    const unsynced = new Map([...file.unsynced].map(([sector, versions]) => [sector, [...versions]]));
+    after.set(name, { ...file, now: new Map(file.now), unsynced });
+  }
+  return after;
+}
+
+function lost(folder: Folder, pick: (n: number) => number): Folder {
+  const after: Folder = new Map();
+  for (const [name, file] of folder) {
+    if (!file.named && pick(2) === 0) continue;
+    const now = new Map(file.now);
+    for (const [sector, versions] of file.unsynced) now.set(sector, versions[pick(versions.length)]!);
+    after.set(name, { now, unsynced: new Map(), size: file.size, named: true });
+  }
+  return after;
+}
+
+export function simulatedFiles(plan = nothingWrong(), folder: Folder = new Map()): SimulatedFiles {
+  const calls = new Calls(plan);
+  return {
+    folder: 'simulated',
+    plan,
+    names: () => [...folder.keys()],
+    open(name, mode) {
+      calls.meet({ what: 'open', name });
+      if (mode === 'create') {
+        if (folder.has(name)) throw new ImageError('exists', 'the file exists already', { file: name });
+        folder.set(name, empty(false));
+      }
+      const file = folder.get(name);
+      if (file === undefined) throw new ImageError('not-found', 'no such file', { file: name });
+      return opened(name, file, calls);
+    },
+    readSmall(name, limit) {
+      const file = folder.get(name);
+      if (file === undefined) return null;
+      const content = new Uint8Array(Math.min(limit, file.size));
+      readInto(file, content, 0);
+      return content;
+    },
+    async replace(name, content) {
+      calls.meet({ what: 'replace', name });
+      const file = empty(true);
+      writeInto(file, content, 0);
+      file.unsynced.clear();
+      folder.set(name, file);
+    },
+    rename(from, to) {
+      calls.meet({ what: 'rename', name: from });
+      folder.set(to, folder.get(from)!);
+      folder.delete(from);
+    },
+    remove(name) {
+      calls.meet({ what: 'remove', name });
+      folder.delete(name);
+    },
+    async syncNames() {
+      calls.meet({ what: 'syncNames', name: '' });
+      for (const file of folder.values()) file.named = true;
+    },
+    afterKill: nextPlan => simulatedFiles(nextPlan, killed(folder)),
+    afterPowerLoss: (pick, nextPlan) => simulatedFiles(nextPlan, lost(folder, pick)),
+  };
 }
