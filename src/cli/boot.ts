@@ -18,7 +18,7 @@ import {
 } from '../jobs/qemu.ts';
 import { type KeyArgs, keyOptions } from './secrets.ts';
 import { consoleLines } from './serial.ts';
-import { temporaryMount } from './temporary-mount.ts';
+import { keyFlags, temporaryMount } from './temporary-mount.ts';
 import { display, formatDuration, parseSize } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
@@ -91,7 +91,8 @@ function screenOf(args: BootArgs, scratch: string): MachineSpec['screen'] {
 /** What a person types to do the same: the temporary mount is gone by then, so it names one to be made. */
 async function printCommand(spec: MachineSpec, at: string, args: BootArgs, context: Context): Promise<void> {
   const name = args.keep ?? THROW_AWAY;
-  const mount = ['bootmount', 'mount', args.repo, 'MNT', '--clone', `${args.point}:${name}:${args.format}`];
+  const clone = ['--clone', `${args.point}:${name}:${args.format}`];
+  const mount = ['bootmount', 'mount', args.repo, 'MNT', ...clone, ...keyFlags(args)];
   const moved = spec.disks.map(disk => ({ ...disk, path: disk.path.replace(at, 'MNT') }));
   const ovmf = spec.uefi === undefined ? null : await findOvmf();
   const screen = typeof spec.screen === 'object' ? { screen: { vncSocket: 'screen.vnc' } } : {};
@@ -139,6 +140,7 @@ async function runMachine(spec: MachineSpec, args: BootArgs, context: Context): 
     onSerial: lines.push,
   });
   lines.end();
+  context.signal.throwIfAborted();
   const { how, seconds } = end;
   if (context.json) {
     const clone = args.keep ?? null;

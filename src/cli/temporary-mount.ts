@@ -79,7 +79,8 @@ async function runSelf(args: readonly string[], keys: KeyArgs, signal: AbortSign
   }
 }
 
-const keyFlags = (keys: KeyArgs): readonly string[] => [
+/** The flags that name the same keys again. */
+export const keyFlags = (keys: KeyArgs): readonly string[] => [
   ...(keys.keyFile ?? []).flatMap(file => ['--key-file', file]),
   ...(keys.keyFd === undefined ? [] : ['--key-fd', `${keys.keyFd}`]),
   ...(keys.keyCommand === undefined ? [] : ['--key-command', keys.keyCommand]),

@@ -30,8 +30,8 @@ describe('the command line of QEMU', () => {
       { path: '/b.qcow2', format: 'qcow2' },
     ] as const;
     const line = qemuCommand({ ...machine, disks }).join(' ');
-    expect(line).toContain('if=none,id=disk0,format=vpc,discard=unmap,file=/a.vhd');
-    expect(line).toContain('if=none,id=disk1,format=qcow2,discard=unmap,file=/b.qcow2');
+    expect(line).toContain('if=none,id=disk0,format=vpc,discard=ignore,file=/a.vhd');
+    expect(line).toContain('if=none,id=disk1,format=qcow2,discard=ignore,file=/b.qcow2');
     expect(line).toContain('virtio-blk-pci,drive=disk0,bootindex=1');
     expect(line).toContain('virtio-blk-pci,drive=disk1');
   });

@@ -89,7 +89,10 @@ export function qemuCommand(spec: MachineSpec): readonly [program: string, ...ar
     args.push('-drive', `if=pflash,unit=1,format=raw,file=${value(spec.uefi.vars)}`);
   }
   for (const [index, disk] of spec.disks.entries()) {
-    args.push('-drive', `if=none,id=disk${index},format=${disk.format},discard=unmap,file=${value(disk.path)}`);
+    // QEMU frees the clusters of a discarded range of a QCOW2 file and writes other data there: not in a view whose
+    // clusters have a fixed place.
+    const discard = disk.format === 'raw' ? 'unmap' : 'ignore';
+    args.push('-drive', `if=none,id=disk${index},format=${disk.format},discard=${discard},file=${value(disk.path)}`);
     args.push('-device', diskDevice(spec, index));
   }
   if (spec.network === 'user') args.push('-nic', 'user,model=e1000');
