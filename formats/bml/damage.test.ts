@@ -1,5 +1,7 @@
 /** Every byte of a small repository flipped, every cut, swaps and replays: noticed, or the right bytes. */
+import zlib from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { crc32c } from '../../src/base/checksum.ts';
 import type { Problem, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
@@ -164,6 +166,23 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     expect(await readChild(repo, files, secret, FULL)).toBe('refused');
   });
 
+  test('a node with sound checksums that its parent does not know is refused', async () => {
+    const forge = (bytes: Uint8Array): void => {
+      for (const { at, length } of recordsOf(bytes, 2)) {
+        const record = bytes.subarray(at, at + length);
+        if (record[5] !== 1 || record[23] !== 1) continue;
+        // The node is replaced by an empty one: holes where data were.
+        const empty = zlib.zstdCompressSync(new Uint8Array(4096));
+        const view = viewOf(record);
+        view.setUint32(32, empty.length, true);
+        record.set(empty, RECORD_HEADER);
+        view.setUint32(40, crc32c(record.subarray(RECORD_HEADER, RECORD_HEADER + empty.length)), true);
+        reseal(record);
+      }
+    };
+    expect(await readChild(repo, damaged(FULL, forge), secret, FULL)).toBe('refused');
+  });
+
   test('verify at level 3 names disk and block of a damaged record', async () => {
     const { at } = dataRecords(repo.files[FULL]!)[1]!;
     const block = repo.files[FULL]![at + 16];
@@ -252,7 +271,9 @@ interface Found {
   readonly length: number;
 }
 
-function dataRecords(bytes: Uint8Array): Found[] {
+const dataRecords = (bytes: Uint8Array): Found[] => recordsOf(bytes, 1);
+
+function recordsOf(bytes: Uint8Array, kind: number): Found[] {
   const found: Found[] = [];
   for (let at = FIRST_RECORD; at + RECORD_HEADER < bytes.length; ) {
     const header = bytes.subarray(at, at + RECORD_HEADER);
@@ -262,7 +283,7 @@ function dataRecords(bytes: Uint8Array): Found[] {
     }
     const view = viewOf(header);
     const length = RECORD_HEADER + view.getUint32(32, true) + ((header[12]! & 1) === 1 ? 16 : 0);
-    if (header[4] === 1) found.push({ at, length });
+    if (header[4] === kind) found.push({ at, length });
     at += roundUp(length, 64);
   }
   return found;
