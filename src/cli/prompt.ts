@@ -1,6 +1,7 @@
 /** A secret typed on the terminal, without echo. */
 import { ImageError } from '../base/errors.ts';
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const ENTER = [10, 13];
 const CTRL_C = 3;
 const CTRL_D = 4;
@@ -10,11 +11,15 @@ const ERASE = [8, 127];
 /** The terminal must be there (`isTTY`). Ctrl-C counts as the signal; an empty line is 'usage'. */
 export async function promptSecret(question: string): Promise<Uint8Array> {
   const { stdin, stderr } = process;
-  stderr.write(question);
+  // Before the question: what is typed at once must not be echoed either.
   stdin.setRawMode(true);
+  stderr.write(question);
   let typed: number[] = [];
+  let giveUp = (): void => {};
   try {
     await new Promise<void>((resolve, reject) => {
+      giveUp = () => reject(new ImageError('usage', 'no key was given'));
+      for (const signal of SIGNALS) process.once(signal, giveUp);
       const type = (byte: number): boolean => {
         if (byte === CTRL_U) typed = [];
         else if (ERASE.includes(byte)) typed = withoutLast(typed);
@@ -27,16 +32,14 @@ export async function promptSecret(question: string): Promise<Uint8Array> {
         const last = bytes.find(ends);
         if (last === undefined) return;
         stdin.off('data', onData);
-        if (last !== CTRL_C) resolve();
-        else {
-          process.kill(process.pid, 'SIGINT');
-          reject(new ImageError('usage', 'no key was given'));
-        }
+        if (last === CTRL_C) process.kill(process.pid, 'SIGINT');
+        else resolve();
       };
       stdin.on('data', onData);
       stdin.resume();
     });
   } finally {
+    for (const signal of SIGNALS) process.off(signal, giveUp);
     stdin.setRawMode(false);
     stdin.pause();
     stderr.write('\n');
