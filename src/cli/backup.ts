@@ -158,7 +158,7 @@ export const command: Verb = {
       return;
     }
     const ratio = stored > 0 && changed > 0 ? ` (${((changed * plan.spec.blockSize) / stored).toFixed(1)}:1)` : '';
-    const blocks = `${changed} blocks changed${zeroed > 0 ? `, ${zeroed} became zero` : ''}`;
+    const blocks = `${changed} ${changed === 1 ? 'block' : 'blocks'} changed${zeroed > 0 ? `, ${zeroed} became zero` : ''}`;
     const counts = `${formatSize(read)} read, ${type === 'full' ? '' : `${blocks}, `}${formatSize(stored)} stored${ratio}`;
     context.out(
       `${args.set}@${timeName(time)}: ${type}${plan.spec.secret === null ? '' : ', encrypted'}: ${counts}, ${formatDuration(ms)}`,
