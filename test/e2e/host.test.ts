@@ -279,6 +279,19 @@ print(seek(a, 0, os.SEEK_DATA), seek(a, 0, os.SEEK_HOLE), seek(a, M + 5, os.SEEK
     await file.close();
   });
 
+  it('receives a message that was sent before somebody asked for the statistics', async () => {
+    const file = await open(at('pattern.raw'), O_RDONLY | O_DIRECT);
+    for (let i = 0; i < 50; i++) {
+      // From every state of the loop: idle and blocked, just busy, with reads waiting in the pool.
+      for (let reads = 0; reads < i % 5; reads++) await file.read(Buffer.alloc(512), 0, 512, reads * 4096);
+      if (i % 7 === 0) await readdir(served.at);
+      await new Promise(resolve => served.child.stdin!.write(`${i}`, resolve));
+      await statfs(served.at);
+      await expect.poll(() => served.events, { timeout: 1000 }).toContain(`received ${i}`);
+    }
+    await file.close();
+  });
+
   it('refuses a second mount and heals a dead one', async () => {
     const dead = await serve({ transport: 'fuse' });
     onTestFinished(() => dead[Symbol.asyncDispose]());

@@ -17,6 +17,8 @@ export interface Job {
 
 const job = JSON.parse(process.argv[2]!) as Job;
 const said = (event: string): void => void fs.writeSync(1, `${event}\n`);
+// What arrives here is seen only when the event loop turns.
+process.stdin.on('data', data => said(`received ${data}`));
 const root = memoryTree({
   asyncWrites: job.asyncWrites ?? false,
   fault: job.fault ?? 'none',
@@ -37,4 +39,5 @@ if (job.transport === 'fuse-native') {
     onInit: () => said('ready'),
   }).ended;
 }
+process.stdin.destroy();
 said('ended');

@@ -22,7 +22,7 @@ export const temporary = (): string => fs.mkdtempSync(path.join(os.tmpdir(), 'bo
 /** A server that has just been started; `inherit` is its descriptor 3. */
 export function start(job: Job, inherit?: number): Served {
   const child = spawn(process.execPath, [script, JSON.stringify(job)], {
-    stdio: ['ignore', 'pipe', 'inherit', ...(inherit === undefined ? [] : [inherit])],
+    stdio: ['pipe', 'pipe', 'inherit', ...(inherit === undefined ? [] : [inherit])],
   });
   return watch(child, job.at);
 }

@@ -13,7 +13,7 @@ import { errnoOf, ImageError } from '../../base/errors.ts';
 import type { Connection } from './journal.ts';
 import { Table } from './nodes.ts';
 import { operate } from './operate.ts';
-import { ERRNO, IN, NOTIFY_RESEND, REPLY_HEADER, REQUEST_HEADER } from './protocol.ts';
+import { ERRNO, IN, NOTIFY_RESEND, OPCODE, REPLY_HEADER, REQUEST_HEADER } from './protocol.ts';
 import { type Answer, NO_REPLY, reopen, type Session } from './session.ts';
 import { type Slot, slotPool } from './slot.ts';
 
@@ -25,8 +25,9 @@ export interface ServeOptions {
   /** Go on for an earlier process on the same descriptor; needs its `nodesFile`. */
   readonly resume?: boolean;
   /**
-   * Called after each request. While it returns true the thread never blocks, so that timers and promises of others
-   * proceed. Whoever wants it to be called asks the mount for something that always arrives here: `statfs`.
+   * Called before the thread would block. While it returns true the thread never does, so that timers and promises of
+   * others proceed. Whoever wants attention asks the mount for its statistics: after a STATFS the event loop turns, so
+   * that a message which was sent before is received, and then this is called.
    */
   mailbox?(): boolean;
 }
@@ -40,7 +41,7 @@ export interface Serving {
 const SLOTS = 40;
 /** Reads of the next request that wait in the thread pool, each on a thread of its own. */
 const POOL_READS = 2;
-/** Longest time in ms without a turn of the event loop while requests keep coming. */
+/** Longest time in ms without a turn of the event loop while requests keep coming; while none come, it does not turn. */
 const LONGEST_BLOCKING = 10;
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
@@ -106,9 +107,9 @@ class Loop {
   #pending = 0;
   /** Reads that wait in the thread pool. */
   #reading = 0;
-  #awake: boolean;
   #turning = false;
   #over = false;
+  #closing = false;
   #failure: unknown = null;
 
   constructor(fd: number, session: Session, mailbox: () => boolean) {
@@ -118,11 +119,13 @@ class Loop {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.ended = promise;
     this.#settle = { resolve, reject };
-    this.#awake = mailbox();
     this.#arm();
   }
 
-  /** Lets the event loop turn once, microtasks included, and decides then how to read on. */
+  /**
+   * Lets the event loop turn once, microtasks included, and decides then how to read on. Blocking begins only here, in
+   * the phase after the one that receives: a turn from there comes through all phases.
+   */
   #turn(): void {
     if (this.#turning) return;
     this.#turning = true;
@@ -134,7 +137,7 @@ class Loop {
 
   #next(): void {
     if (this.#over) this.#finish();
-    else if (this.#pending > 0 || this.#awake) this.#arm();
+    else if (this.#pending > 0 || this.#mailbox()) this.#arm();
     else if (this.#reading === 0) this.#block();
   }
 
@@ -146,10 +149,9 @@ class Loop {
       this.#reading++;
       fs.read(this.#fd, slot.bytes, 0, slot.bytes.length, null, (error, got) => {
         this.#reading--;
-        if (error === null) this.#take(slot, got);
-        else this.#unread(slot, error);
-        if (this.#pending > 0 && !this.#over) this.#turn();
-        else this.#next();
+        if (error !== null) this.#unread(slot, error);
+        else if (this.#answer(slot, got)) this.#slots.give(slot);
+        this.#turn();
       });
     }
   }
@@ -169,8 +171,7 @@ class Loop {
         break;
       }
       mine = this.#answer(slot, got);
-      this.#awake = this.#mailbox();
-      if (this.#over || this.#awake || performance.now() > until) {
+      if (this.#over || slot.words[IN.OPCODE] === OPCODE.statfs || performance.now() > until || this.#mailbox()) {
         if (mine) this.#slots.give(slot);
         break;
       }
@@ -184,11 +185,6 @@ class Loop {
     if (isPassing(code)) return;
     if (!isEnd(code)) this.#failure ??= failed('reading a request', error);
     this.#over = true;
-  }
-
-  #take(slot: Slot, got: number): void {
-    if (this.#answer(slot, got)) this.#slots.give(slot);
-    this.#awake = this.#mailbox();
   }
 
   /** Answers, now (true: the slot is free) or later. The only place where a request becomes an answer, and once. */
@@ -244,8 +240,6 @@ class Loop {
       error => this.#settle.reject(this.#failure ?? error),
     );
   }
-  #closing = false;
-
   async #close(): Promise<void> {
     const { table } = this.#session;
     const closed = [...table.handles()].map(async handle => {
