@@ -120,6 +120,10 @@ export interface ImagePoint {
   readonly disks: readonly ImageDisk[];
   /** Changes whenever the stored content does. A clone is bound to it. */
   readonly identity: string;
+  /** true: `identity` covers every byte that is read. Otherwise the core adds the file's size and time to it. */
+  readonly sealed?: boolean;
+  /** The point that this one was made on, where `parent` is null because the disks are complete by themselves. */
+  readonly builtOn?: LayerId | null;
   /** Why it cannot be read: 'locked', 'wrong-key', 'broken-chain', 'corrupt', 'unsupported'. */
   readonly problem: ImageError | null;
 }

@@ -8,6 +8,8 @@ export interface Link {
   readonly file: string;
   readonly adapter: string;
   readonly encrypted: boolean;
+  /** Size and time of the file, for formats whose identity does not cover the content. */
+  readonly stamp: string;
   readonly point: ImagePoint;
 }
 

@@ -24,13 +24,16 @@ export async function openRepository(
 ): Promise<Repository> {
   const unknown: string[] = [];
   const images: Identified[] = [];
+  const stamps = new Map<string, string>();
   try {
-    for await (const { name } of store.list()) {
-      const found = await identify(name, store, adapters, keys);
+    for await (const { name, size, modified } of store.list()) {
+      const stamp = `${size} ${modified.getTime()}`;
+      stamps.set(name, stamp);
+      const found = await identify(name, store, adapters, keys, stamp);
       if (found === null) unknown.push(name);
       else images.push(found);
     }
-    await addNamedParents(images, unknown, store, adapters, keys);
+    await addNamedParents(images, unknown, stamps, store, adapters, keys);
   } catch (error) {
     await closeAll(images);
     throw error;
@@ -64,6 +67,7 @@ export function assemble(
 async function addNamedParents(
   images: Identified[],
   unknown: string[],
+  stamps: ReadonlyMap<string, string>,
   store: Store,
   adapters: readonly Adapter[],
   keys: Keyring,
@@ -75,15 +79,15 @@ async function addNamedParents(
       const at = unknown.indexOf(parent.name);
       if (adapter === undefined || at < 0) continue;
       unknown.splice(at, 1);
-      images.push(await openWith(adapter, parent.name, store, keys));
+      images.push(await openWith(adapter, parent.name, store, keys, stamps.get(parent.name)));
     }
   }
 }
 
 function linksOf(found: Identified): readonly Link[] {
-  const { name: file, adapter, image, problem } = found;
+  const { name: file, adapter, image, problem, stamp } = found;
   if (image !== null) {
-    return image.points.map(point => ({ file, adapter: adapter.name, encrypted: image.encrypted, point }));
+    return image.points.map(point => ({ file, adapter: adapter.name, encrypted: image.encrypted, stamp, point }));
   }
   const point: ImagePoint = {
     id: `file:${file}` as LayerId,
@@ -95,7 +99,7 @@ function linksOf(found: Identified): readonly Link[] {
     identity: '',
     problem,
   };
-  return [{ file, adapter: adapter.name, encrypted: false, point }];
+  return [{ file, adapter: adapter.name, encrypted: false, stamp, point }];
 }
 
 interface Placed {
@@ -170,9 +174,10 @@ const pointName = (link: Link): string =>
 function restorePoint(set: string, placed: Placed, names: ReadonlyMap<Link, string>, cache: UnitCache): RestorePoint {
   const { link, chain, problem } = placed;
   const digest = createHash('sha256');
-  for (const { point } of chain) digest.update(point.identity).update('\n');
+  for (const { point, stamp } of chain) digest.update(`${point.identity} ${point.sealed === true ? '' : stamp}\n`);
   const identity = digest.digest('hex');
-  const below = chain.at(-2);
+  const builtOn = link.point.builtOn ?? null;
+  const below = chain.at(-2) ?? [...names.keys()].find(other => builtOn !== null && other.point.id === builtOn);
   return {
     set,
     name: names.get(link)!,

@@ -38,6 +38,8 @@ export interface Identified {
   readonly image: Image | null;
   /** Why it could not be opened; null when `image` is there. */
   readonly problem: ImageError | null;
+  /** Size and time of the file as the store lists it; empty when it was not listed. */
+  readonly stamp: string;
 }
 
 /** null: no adapter claims the file. A file that is claimed and cannot be opened is an answer, not an exception. */
@@ -46,6 +48,7 @@ export async function identify(
   store: Store,
   adapters: readonly Adapter[],
   keys: Keyring,
+  stamp = '',
 ): Promise<Identified | null> {
   let adapter: Adapter | null;
   try {
@@ -55,14 +58,20 @@ export async function identify(
     if (!(error instanceof ImageError)) throw error;
     throw new ImageError(error.fault, error.message, { ...error.where, file: name }, { cause: error });
   }
-  return adapter === null ? null : openWith(adapter, name, store, keys);
+  return adapter === null ? null : openWith(adapter, name, store, keys, stamp);
 }
 
-export async function openWith(adapter: Adapter, name: string, store: Store, keys: Keyring): Promise<Identified> {
+export async function openWith(
+  adapter: Adapter,
+  name: string,
+  store: Store,
+  keys: Keyring,
+  stamp = '',
+): Promise<Identified> {
   try {
-    return { name, adapter, image: await adapter.open(name, store, keys), problem: null };
+    return { name, adapter, image: await adapter.open(name, store, keys), problem: null, stamp };
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
-    return { name, adapter, image: null, problem: error };
+    return { name, adapter, image: null, problem: error, stamp };
   }
 }
