@@ -3,8 +3,8 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { mountsOf, openFuse, unmount } from '../../src/host/fuse/index.ts';
-import { DISK_SIZE, MiB, MTIME, PATTERN_SIZE, pattern, REGION } from './memory-tree.ts';
+import { fuseHost, mountsOf, openFuse, unmount } from '../../src/host/fuse/index.ts';
+import { DISK_SIZE, MiB, MTIME, memoryTree, PATTERN_SIZE, pattern, REGION } from './memory-tree.ts';
 import { fio, fioJob, run, type Served, serve, start, temporary, watch } from './served.ts';
 
 const { open, readdir, readFile, readlink, stat, statfs, truncate, utimes, chmod, mkdir, unlink: remove } = fs.promises;
@@ -290,6 +290,16 @@ print(seek(a, 0, os.SEEK_DATA), seek(a, 0, os.SEEK_HOLE), seek(a, M + 5, os.SEEK
       await expect.poll(() => served.events, { timeout: 1000 }).toContain(`received ${i}`);
     }
     await file.close();
+  });
+
+  it('serves from the thread that uses it, as long as that does not wait synchronously', async () => {
+    const mountpoint = temporary();
+    const root = memoryTree({ asyncWrites: false, fault: 'none', said: () => undefined });
+    const mounted = await fuseHost.mount(root, mountpoint, { fsname: 'same thread', allowOther: false, extra: [] });
+    expect((await readFile(path.join(mountpoint, 'pattern.raw'))).equals(patternAt(0, PATTERN_SIZE))).toBe(true);
+    await mounted[Symbol.asyncDispose]();
+    await mounted.ended;
+    expect(mountsOf(mountpoint)).toEqual([]);
   });
 
   it('refuses a second mount and heals a dead one', async () => {
