@@ -29,7 +29,7 @@ export async function openRepository(
     for await (const { name, size, modified } of store.list()) {
       const stamp = `${size} ${modified.getTime()}`;
       stamps.set(name, stamp);
-      const found = await identify(name, store, adapters, keys, stamp);
+      const found = await identifyThere(name, store, adapters, keys, stamp);
       if (found === null) unknown.push(name);
       else images.push(found);
     }
@@ -39,6 +39,16 @@ export async function openRepository(
     throw error;
   }
   return assemble(store.label, images, unknown, options);
+}
+
+/** As `identify`; a file that was removed since it was listed (a backup that is being tidied up) is nobody's. */
+async function identifyThere(...args: Parameters<typeof identify>): Promise<Identified | null> {
+  try {
+    return await identify(...args);
+  } catch (error) {
+    if (error instanceof ImageError && error.fault === 'not-found') return null;
+    throw error;
+  }
 }
 
 async function closeAll(images: readonly Identified[]): Promise<void> {
@@ -53,7 +63,9 @@ export function assemble(
   options: RepositoryOptions = {},
 ): Repository {
   const cache = options.cache ?? new UnitCache(DEFAULT_CACHE);
-  const warnings = images.flatMap(({ name, image }) => (image?.warnings ?? []).map(warning => `${name}: ${warning}`));
+  const warnings = images.flatMap(({ name, image }) =>
+    (image?.warnings ?? []).map(warning => (warning.startsWith(name) ? warning : `${name}: ${warning}`)),
+  );
   return {
     label,
     sets: groupIntoSets(images.flatMap(linksOf), cache),

@@ -21,7 +21,16 @@ if (able) {
     );
     process.exit(1);
   }
-  const child = spawn(bundled, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });
+  const args = process.argv.slice(2);
+  // Descriptors above 2 do not pass by themselves, and a key may come through one.
+  const named = args.findIndex(arg => arg === '--key-fd' || arg.startsWith('--key-fd='));
+  const fd = named < 0 ? 2 : Number(args[named].split('=')[1] ?? args[named + 1]);
+  const stdio = ['inherit', 'inherit', 'inherit'];
+  if (Number.isSafeInteger(fd) && fd > 2 && fd < 256) {
+    while (stdio.length < fd) stdio.push('ignore');
+    stdio.push(fd);
+  }
+  const child = spawn(bundled, [fileURLToPath(import.meta.url), ...args], { stdio });
   // The terminal sends Ctrl-C to the whole group; a signal sent to this process alone is passed on.
   for (const signal of ['SIGTERM', 'SIGHUP', 'SIGINT']) process.on(signal, () => child.kill(signal));
   child.on('exit', (code, signal) => process.exit(signal ? 128 + constants.signals[signal] : code));

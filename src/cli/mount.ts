@@ -195,6 +195,8 @@ async function showStatus(mountpoint: string, context: Context): Promise<void> {
   );
 }
 
+const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`;
+
 export const command: Verb = {
   name: 'mount',
   positionals: '[repo] [mountpoint]',
@@ -240,7 +242,10 @@ export const command: Verb = {
     const { child, prepared } = await start(config, args, context);
     for (const warning of prepared.warnings) context.note(`bootmount: ${warning}`);
     if (context.json) context.outJson({ mount: mountpoint, repo: config.repo, ...prepared });
-    else context.note(`${prepared.points} restore points of ${prepared.sets} sets at ${args.mountpoint}`);
+    else
+      context.note(
+        `${counted(prepared.points, 'restore point')} of ${counted(prepared.sets, 'set')} at ${args.mountpoint}`,
+      );
     if (!args.foreground) {
       child.unref();
       return;

@@ -10,7 +10,9 @@ import type { Verb } from './verb.ts';
 type UmountArgs = { readonly mountpoint: string; readonly force: boolean; readonly release: boolean };
 
 function busy(at: string, cause: ImageError): ImageError {
-  const who = openFilesBelow(at).filter(line => ![process.pid, process.ppid].some(pid => line.includes(`(${pid})`)));
+  // This program, and on an older Node the one that started it, stand in the folder that the user stands in.
+  const own = [process.pid, process.ppid].map(pid => `(${pid}): ${process.cwd()}`);
+  const who = openFilesBelow(at).filter(line => !own.some(end => line.endsWith(end)));
   const message = who.length === 0 ? 'something below it is in use' : `in use by ${who.join(', ')}`;
   return new ImageError(
     'busy',

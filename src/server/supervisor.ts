@@ -5,7 +5,8 @@
  * Started by `mount` with an IPC channel: gets one MountConfig, answers once, and goes on by itself.
  */
 import fs from 'node:fs';
-import { abortConnection, mountFuse, openFuseDevice, unmount } from '../host/fuse/mount.ts';
+import { ImageError } from '../base/errors.ts';
+import { abortConnection, mountFuse, openFuseDevice, readFurtherAhead, unmount } from '../host/fuse/mount.ts';
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
@@ -14,8 +15,23 @@ import { type Exit, WorkerLink } from './worker-link.ts';
 
 /** So many workers in a row that died before they had served for a moment, and the connection is given up. */
 const MAX_FAILURES = 10;
+const BUSY_TRIES = 8;
+const BUSY_WAIT_MS = 50;
 /** What counts as having served, in ms. */
 const A_MOMENT = 200;
+
+/** Somebody's `stat`, or a question of our own that wakes the worker, holds a mount for a moment. */
+async function unmountPatiently(mountpoint: string, lazy: boolean): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await unmount(mountpoint, { lazy });
+      return;
+    } catch (error) {
+      if (!(error instanceof ImageError) || error.fault !== 'busy' || tries >= BUSY_TRIES) throw error;
+      await new Promise(resolve => setTimeout(resolve, BUSY_WAIT_MS));
+    }
+  }
+}
 
 class Supervisor {
   readonly #config: MountConfig;
@@ -56,6 +72,7 @@ class Supervisor {
     this.#control = serveControl(run.socket, request => this.#answer(request));
     await this.#control.ready;
     await this.#worker.ask({ verb: 'status' });
+    readFurtherAhead(mountpoint);
     return prepared;
   }
 
@@ -138,7 +155,7 @@ class Supervisor {
     const { mountpoint } = this.#config;
     await this.#ready;
     await this.#worker.ask({ verb: 'flush' });
-    await unmount(mountpoint, { lazy: force });
+    await unmountPatiently(mountpoint, force);
     // With `force` the kernel ends the connection when the last file is closed.
     if (!force) await this.#worker.exit;
   }
