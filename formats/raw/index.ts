@@ -38,10 +38,12 @@ const rawLayer = (id: LayerId, source: ByteSource, size: Bytes): Layer => ({
   id,
   size,
   blockSize: BLOCK,
-  locate: (at, limit) =>
-    at < source.size
-      ? { kind: 'plain', source, at, length: Math.min(limit, source.size - at) }
-      : { kind: 'zero', length: limit },
+  locate(at, limit) {
+    if (at >= source.size) return { kind: 'zero', length: limit };
+    const inside = Math.min(limit, source.size - at);
+    const { kind, length } = source.extent?.(at, inside) ?? { kind: 'data', length: inside };
+    return kind === 'zero' ? { kind, length } : { kind: 'plain', source, at, length };
+  },
   async load() {},
   async unpack() {
     throw new ImageError('out-of-range', 'nothing is packed in a raw disk', { file: source.name });

@@ -22,6 +22,8 @@ export interface ByteSource extends AsyncDisposable {
   readonly size: Bytes;
   /** Fills `into` from `at`, wholly; a short read is an ImageError. `into` belongs to the call until it is done. */
   read(into: Uint8Array, at: Bytes): Done;
+  /** Holes of a sparse file, where they are known: 'zero' reads as zeros and takes no space. 1 <= length <= limit. */
+  extent?(at: Bytes, limit: Bytes): Extent;
 }
 
 export interface ByteFile extends ByteSource {

@@ -5,8 +5,9 @@
  * missing; and a write on a full disk returns short without an error. Both are silent corruption.
  */
 import fs from 'node:fs';
-import type { ByteFile, Bytes, Done } from './contracts.ts';
+import type { ByteFile, Bytes, Done, Extent } from './contracts.ts';
 import { ImageError } from './errors.ts';
+import { native } from './native.ts';
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
 
@@ -159,6 +160,8 @@ export class LocalFile implements ByteFile {
   #size: Bytes;
   #cold = 0;
   #open = true;
+  /** The run of data or hole that was asked for last. */
+  #run: { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } = { at: 0, end: 0, kind: 'data' };
 
   constructor(fd: number, name: string, size: Bytes) {
     this.fd = fd;
@@ -181,8 +184,26 @@ export class LocalFile implements ByteFile {
     if (performance.now() - before > patience(into.length)) this.#cold = COLD_READS;
   }
 
+  extent(at: Bytes, limit: Bytes): Extent {
+    if (at < this.#run.at || at >= this.#run.end) this.#run = this.#runAt(at);
+    return { kind: this.#run.kind, length: Math.min(limit, this.#run.end - at) };
+  }
+
+  #runAt(at: Bytes): { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } {
+    const whole = { at, end: Math.max(at + 1, this.#size), kind: 'data' } as const;
+    const holes = native();
+    if (holes === null) return whole;
+    const data = holes.seek(this.fd, at, 'data');
+    if (data === 'unknown') return whole;
+    if (data === null) return { ...whole, kind: 'zero' };
+    if (data > at) return { at, end: data, kind: 'zero' };
+    const hole = holes.seek(this.fd, at, 'hole');
+    return hole === null || hole === 'unknown' ? whole : { at, end: Math.max(at + 1, hole), kind: 'data' };
+  }
+
   write(from: Uint8Array, at: Bytes): void {
     writeFullNow(this.fd, from, at, this.name);
+    this.#run = { at: 0, end: 0, kind: 'data' };
     this.#size = Math.max(this.#size, at + from.length);
   }
 

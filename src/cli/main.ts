@@ -163,7 +163,15 @@ function interrupts(): Interrupts {
   return { signal: controller.signal, exitCode: () => code, [Symbol.dispose]: stop };
 }
 
-export async function main(args: readonly string[]): Promise<void> {
+/** `mount -t fuse.bootmount REPO MNT` and fstab call the program without a verb: `bootmount REPO MNT -o OPTIONS`. */
+function calledByMount(args: readonly string[]): boolean {
+  const [repo, mountpoint, flag] = args;
+  if (repo === undefined || mountpoint === undefined || flag !== '-o' || args.length !== 4) return false;
+  return !Object.hasOwn(verbs, repo) && !repo.startsWith('-') && !mountpoint.startsWith('-');
+}
+
+export async function main(given: readonly string[]): Promise<void> {
+  const args = calledByMount(given) ? ['mount', ...given] : given;
   const flags = args.includes('--') ? args.slice(0, args.indexOf('--')) : args;
   const json = flags.includes('--json');
   const verbose = flags.includes('--verbose');

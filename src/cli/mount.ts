@@ -239,7 +239,9 @@ export const command: Verb = {
     const config = configOf(args, args.repo, mountpoint);
     refuseOwnMount(config.repo);
     guardMountpoint(mountpoint);
-    const { child, prepared } = await start(config, args, context);
+    const keyFile = mountOptions(args.o ?? []).named.get('key-file');
+    const keyed = keyFile === undefined ? args : { ...args, keyFile: [...(args.keyFile ?? []), keyFile] };
+    const { child, prepared } = await start(config, keyed, context);
     for (const warning of prepared.warnings) context.note(`bootmount: ${warning}`);
     if (context.json) context.outJson({ mount: mountpoint, repo: config.repo, ...prepared });
     else
