@@ -9,6 +9,7 @@ import { type BootSurvey, type Firmware, surveyDisk } from '../jobs/boot-survey.
 import { findOvmf, privateUefi } from '../jobs/ovmf.ts';
 import {
   type Bus,
+  firmwareOf,
   type MachineSpec,
   type QemuEnd,
   type QemuFormat,
@@ -126,7 +127,7 @@ async function machine(at: string, scratch: string, args: BootArgs): Promise<Mac
 
 async function runMachine(spec: MachineSpec, args: BootArgs, context: Context): Promise<void> {
   const [accelerator] = spec.accelerator.split(',');
-  const firmware = spec.uefi === undefined ? 'bios' : 'uefi';
+  const firmware = firmwareOf(spec);
   const kind = args.keep === undefined ? 'a throw-away clone' : `clone ${args.keep}`;
   context.note(
     `booting ${display(args.point)} from ${kind} (${args.format}, ${firmware}, ${spec.bus}, ${accelerator})`,
@@ -145,7 +146,11 @@ async function runMachine(spec: MachineSpec, args: BootArgs, context: Context): 
   if (context.json) {
     const clone = args.keep ?? null;
     context.outJson({ point: args.point, clone, firmware, bus: spec.bus, accelerator, how, seconds, serial });
-  } else if (how === 'off') context.note(`the guest ran for ${formatDuration(seconds * 1000)}`);
+  } else if (how === 'off') {
+    context.note(`the guest ran for ${formatDuration(seconds * 1000)}`);
+    if (args.keep !== undefined)
+      context.note(`clone ${args.keep} has what it wrote: see MNT/clones/${args.keep} of a mount`);
+  }
   if (how === 'timeout') {
     throw new ImageError('io', `the guest was still running after ${args.timeout} s and was stopped`, {
       field: '--timeout',
