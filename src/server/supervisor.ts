@@ -20,7 +20,7 @@ const BUSY_WAIT_MS = 50;
 /** What counts as having served, in ms. */
 const A_MOMENT = 200;
 
-/** Somebody's `stat`, or a question of our own that wakes the worker, holds a mount for a moment. */
+/** Somebody's `stat` holds a mount for a moment. */
 async function unmountPatiently(mountpoint: string, lazy: boolean): Promise<void> {
   for (let tries = 1; ; tries++) {
     try {
@@ -155,6 +155,7 @@ class Supervisor {
     const { mountpoint } = this.#config;
     await this.#ready;
     await this.#worker.ask({ verb: 'flush' });
+    await this.#worker.quiet();
     await unmountPatiently(mountpoint, force);
     // With `force` the kernel ends the connection when the last file is closed.
     if (!force) await this.#worker.exit;

@@ -9,6 +9,9 @@ const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
 /** The worker's pool holds reads of the FUSE device, disk reads, decoding and key derivation at once. */
 const POOL_THREADS = '16';
 
+/** While an order is not carried out the worker is woken so often, in ms. */
+const POKE_MS = 5;
+
 export type Exit = { readonly code: number | null; readonly signal: NodeJS.Signals | null };
 
 export class WorkerLink {
@@ -19,6 +22,7 @@ export class WorkerLink {
   #next = 1;
   #serving = false;
   #poking = false;
+  #poke: Promise<void> = Promise.resolve();
 
   constructor(fuseFd: number, mountpoint: string) {
     this.#mountpoint = mountpoint;
@@ -60,13 +64,21 @@ export class WorkerLink {
     return answer;
   }
 
+  /** Resolves when no question to the mount is under way: one of them would make an unmount fail as busy. */
+  quiet(): Promise<void> {
+    return this.#poke;
+  }
+
   /** The loop may be blocked in a read of the FUSE device: a question to the mount ends that, until it has answered all. */
   #wake(): void {
-    if (this.#poking) return;
+    if (this.#poking || this.#waiting.size === 0) return;
     this.#poking = true;
-    fs.statfs(this.#mountpoint, () => {
-      this.#poking = false;
-      if (this.#waiting.size > 0) setTimeout(() => this.#wake(), 5);
+    this.#poke = new Promise(resolve => {
+      fs.statfs(this.#mountpoint, () => {
+        this.#poking = false;
+        resolve();
+        setTimeout(() => this.#wake(), POKE_MS);
+      });
     });
   }
 
