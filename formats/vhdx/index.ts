@@ -1,0 +1,3 @@
+export { vhdxFormat } from './layout.ts';
+export { vhdx } from './read.ts';
+export { writeVhdx } from './write.ts';
