@@ -1,63 +1,9 @@
 /** A store that stops at the N-th operation, for every N: the old state or the new one. */
 import { expect, test } from 'vitest';
-import type { ByteFile, WritableStore } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
+import { failing } from './failing.ts';
 import { layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
-
-interface Failing {
-  readonly store: WritableStore;
-  /** What was done, in order. */
-  readonly log: string[];
-}
-
-/** Operation `stop` fails, a write of it halfway; with `dead` all later ones fail too, as after a kill. */
-function failing(inner: MemoryStore, stop: number, dead: boolean): Failing {
-  const log: string[] = [];
-  const step = (what: string): boolean => {
-    log.push(what);
-    return log.length - 1 === stop || (dead && log.length - 1 > stop);
-  };
-  const fail = (): never => {
-    throw new ImageError('io', 'planted', { file: 'planted' });
-  };
-  const wrap = (file: ByteFile): ByteFile => ({
-    name: file.name,
-    get size() {
-      return file.size;
-    },
-    read: (into, at) => file.read(into, at),
-    async write(from, at) {
-      const broken = step(`write ${at}`);
-      await file.write(broken ? from.subarray(0, from.length >> 1) : from, at);
-      if (broken) fail();
-    },
-    truncate: size => file.truncate(size),
-    async sync() {
-      if (step('sync')) fail();
-    },
-    async [Symbol.asyncDispose]() {},
-  });
-  const store: WritableStore = {
-    label: inner.label,
-    list: prefix => inner.list(prefix),
-    open: name => inner.open(name),
-    async create(name) {
-      if (step('create')) fail();
-      return wrap(await inner.create(name));
-    },
-    async rename(from, to) {
-      if (step('rename')) fail();
-      await inner.rename(from, to);
-    },
-    async remove(name) {
-      if (step('remove')) fail();
-      await inner.remove(name);
-    },
-    async [Symbol.asyncDispose]() {},
-  };
-  return { store, log };
-}
 
 const first: readonly Write[] = Array.from({ length: 10 }, (_, i): Write => [0, i, pattern(4096, i)]);
 const second: readonly Write[] = [
@@ -124,9 +70,6 @@ test('an existing file is not replaced, an abandoned layer leaves nothing', asyn
   const store = memoryStore();
   await writeLayer(store, '0.bml', {}, first);
   await expect(writeLayer(store, '0.bml', {}, first)).rejects.toMatchObject({ fault: 'exists' });
-  store.put('1.bml.partial', new Uint8Array(3));
-  await expect(writeLayer(store, '1.bml', {}, first)).rejects.toMatchObject({ fault: 'exists' });
-  await store.remove('1.bml.partial');
   await expect(writeLayer(store, '1.bml', {}, [[0, 99, 'zero']])).rejects.toMatchObject({ fault: 'out-of-range' });
   expect(await namesOf(store)).toEqual(['0.bml']);
 });

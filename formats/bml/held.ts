@@ -76,17 +76,26 @@ function within(page: Uint8Array, count: number, key: Uint8Array): Bytes | null 
   return null;
 }
 
-/** Index pages for entries that are sorted by key. */
-export function buildIndex(entries: readonly { readonly key: Uint8Array; readonly at: Bytes }[]): Uint8Array {
-  const pages = new Uint8Array(Math.ceil(entries.length / INDEX_PER_PAGE) * PAGE);
-  const view = viewOf(pages);
-  for (const [i, { key, at }] of entries.entries()) {
-    const slot = Math.floor(i / INDEX_PER_PAGE) * PAGE + (i % INDEX_PER_PAGE) * INDEX_ENTRY;
-    pages.set(key, slot);
-    view.setBigUint64(slot + KEY, BigInt(at), true);
+/** Index pages, one after another, for entries that come sorted by key. */
+export function* indexPages(
+  entries: Iterable<{ readonly key: Uint8Array; readonly at: Bytes }>,
+): Generator<Uint8Array<ArrayBuffer>> {
+  let page = new Uint8Array(PAGE);
+  let used = 0;
+  for (const { key, at } of entries) {
+    page.set(key, used * INDEX_ENTRY);
+    const view = viewOf(page);
+    view.setUint32(used * INDEX_ENTRY + KEY, at % 0x1_0000_0000, true);
+    view.setUint32(used * INDEX_ENTRY + KEY + 4, Math.floor(at / 0x1_0000_0000), true);
+    if (++used < INDEX_PER_PAGE) continue;
+    sealCrc(page);
+    yield page;
+    page = new Uint8Array(PAGE);
+    used = 0;
   }
-  for (let at = 0; at < pages.length; at += PAGE) sealCrc(pages.subarray(at, at + PAGE));
-  return pages;
+  if (used === 0) return;
+  sealCrc(page);
+  yield page;
 }
 
 export function buildHeld(layers: readonly Uint8Array[]): Uint8Array {

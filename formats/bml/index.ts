@@ -1,5 +1,6 @@
 /** `.bml`: the project's own chained layers. See README.md; the specification is docs/format-bml.md. */
 import type { Adapter } from '../../src/base/contracts.ts';
+import { PARTIAL } from './owner.ts';
 import { openBml } from './read.ts';
 import { hasMagic } from './superblock.ts';
 import { createBml } from './write.ts';
@@ -9,7 +10,8 @@ export const bml: Adapter = {
   title: 'bootmount layers',
   extensions: ['.bml'],
   supports: { differencing: true, encryption: true, compression: true, write: true },
-  probe: (head, _tail, _name) => (hasMagic(head) ? 'certain' : 'no'),
+  // A layer under construction is no backup yet.
+  probe: (head, _tail, name) => (hasMagic(head) && !name.endsWith(PARTIAL) ? 'certain' : 'no'),
   open: openBml,
   create: (name, store, spec) => createBml(name, store, spec),
 };

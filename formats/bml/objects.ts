@@ -36,6 +36,8 @@ export interface Objects {
   readonly lines: readonly Line[];
   /** Files that hold each line's layer; empty: missing. */
   readonly holders: readonly (readonly SetFile[])[];
+  /** Looks again for the files of a line whose record was not found; true: `holders` has others now. */
+  relocate?(line: number): Promise<boolean>;
 }
 
 /** A node's place in the tree of a disk. */
@@ -96,22 +98,30 @@ export async function fetchRecord<T>(
   const flags = dataFlags(encrypted, entry.short);
   const wanted: Wanted = { ...place, codec: entry.codec, session: entry.session, stored: entry.stored, flags };
   const length = recordLength(entry.stored, encrypted);
-  let failure: unknown = null;
-  for (const file of candidates(objects, entry.line, first)) {
-    try {
-      let found = await readAt(file, entry.hint, wanted, length);
-      let at: Bytes | null = entry.hint;
-      if (typeof found === 'string' && file.index.entries > 0) {
-        at = await lookUp(file, place);
-        if (at !== null) found = await readAt(file, at, wanted, length);
+  const attempt = async (files: readonly SetFile[]): Promise<{ readonly value: T } | { readonly failure: unknown }> => {
+    let failure: unknown = null;
+    for (const file of files) {
+      try {
+        let found = await readAt(file, entry.hint, wanted, length);
+        let at: Bytes | null = entry.hint;
+        if (typeof found === 'string' && file.index.entries > 0) {
+          at = await lookUp(file, place);
+          if (at !== null) found = await readAt(file, at, wanted, length);
+        }
+        if (typeof found !== 'string') return { value: await accept(found) };
+        throw corrupt(`${nameOf(place)}: ${found}`, file.name, at ?? entry.hint);
+      } catch (error) {
+        failure ??= error;
       }
-      if (typeof found !== 'string') return await accept(found);
-      throw corrupt(`${nameOf(place)}: ${found}`, file.name, at ?? entry.hint);
-    } catch (error) {
-      failure ??= error;
     }
+    return { failure };
+  };
+  let tried = await attempt(candidates(objects, entry.line, first));
+  if ('failure' in tried && (await objects.relocate?.(entry.line)) === true) {
+    tried = await attempt(candidates(objects, entry.line, null));
   }
-  throw gone(failure, objects.lines[entry.line]!);
+  if ('value' in tried) return tried.value;
+  throw gone(tried.failure, objects.lines[entry.line]!);
 }
 
 /** A file that was there when the image was opened and is no longer. */

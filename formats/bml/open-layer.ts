@@ -8,10 +8,21 @@ import { setKeys } from './crypto.ts';
 import { buildKeyArea, type Derivation, proofOf, unlock, usualDerivations } from './keys.ts';
 import { fetchNode, type Objects } from './objects.ts';
 import { type OpenTree, openTree, releaseTree, type TreeSink } from './open-tree.ts';
+import { type Claim, claim } from './owner.ts';
 import { Session } from './pipeline.ts';
 import { insideOf, type Opened, type OpenPoint } from './read.ts';
 import type { SetFile } from './shelf.ts';
-import { FIRST_RECORD, hex, KEY_AREA_SIZE, KEY_AREAS, PAGE, SLOTS, SUPERBLOCKS, sessionRecord } from './structs.ts';
+import {
+  FIRST_RECORD,
+  hex,
+  KEY_AREA_SIZE,
+  KEY_AREAS,
+  PAGE,
+  SLOTS,
+  SUPERBLOCKS,
+  sameBytes,
+  sessionRecord,
+} from './structs.ts';
 import { buildSlot, buildSuperblock, buildTrailer, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2 } from './superblock.ts';
 import { buildTable, type Line, tableHash } from './table.ts';
 import type { Tree } from './tree.ts';
@@ -114,7 +125,7 @@ export interface DiskState {
 /** All that a layer under construction knows. */
 export interface OpenLayer {
   readonly name: string;
-  readonly partial: string;
+  readonly work: Claim;
   readonly store: WritableStore;
   readonly file: ByteFile;
   readonly spec: LayerSpec;
@@ -208,9 +219,10 @@ export async function begin(
   const { keyArea, keys } = await keysFor(name, spec, setId, parent, options);
   const layer = randomBytes(16);
   const salt = keys === null ? new Uint8Array(16) : randomBytes(16);
-  const partial = `${name}.partial`;
-  const file = await store.create(partial);
+  const work = await claim(store, name, 'writes');
+  const { file } = work;
   try {
+    await checkParentStays(parent);
     const fileId = randomBytes(16);
     const started = Date.now();
     const blockLog2 = Math.log2(spec.blockSize);
@@ -225,13 +237,28 @@ export async function begin(
     const ownLine: Line = { layer, id: hex(layer), salt, time, session: 0, live: 0, file: baseName(name) };
     const sink = sinkFor(parent, ownFile(file, layer, setId), ownLine, session, setId);
     const { disks, nextDisk } = await openDisks(spec, parent, sink, options.openNodes);
-    const fixed = { name, partial, store, file, spec, setId, fileId, layer, salt, parent, keys, session, sink };
+    const fixed = { name, work, store, file, spec, setId, fileId, layer, salt, parent, keys, session, sink };
     return { ...fixed, disks, nextDisk, started };
   } catch (error) {
-    await file[Symbol.asyncDispose]();
-    await store.remove(partial);
+    await work.end(true);
     throw error;
   }
+}
+
+/** From the claim on nobody removes it; until then a consolidation may have done so. */
+async function checkParentStays(parent: Parent | null): Promise<void> {
+  if (parent === null) return;
+  const { shelf, file, head } = parent.inside;
+  await shelf.forget(file.name);
+  let now: Uint8Array | null = null;
+  try {
+    now = (await shelf.identify(file.name)).head.fileId;
+  } catch (error) {
+    if (!(error instanceof ImageError) || error.fault !== 'not-found') throw error;
+  }
+  if (now !== null && sameBytes(now, head.fileId)) return;
+  const message = 'the parent was consolidated or removed since it was opened';
+  throw new ImageError('busy', message, { file: file.name }, { hint: 'start again' });
 }
 
 /** Lines of the new table: the parent's, with their counts as they are now, and the layer's own. */

@@ -1,5 +1,14 @@
 /** Opening a `.bml` file as an `Image`. */
-import type { Image, ImageDisk, ImagePoint, Keyring, Layer, LayerId, Store } from '../../src/base/contracts.ts';
+import type {
+  Image,
+  ImageDisk,
+  ImagePoint,
+  Keyring,
+  Layer,
+  LayerId,
+  PointType,
+  Store,
+} from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type CommitDisk, hashOf, type PlacedCommit, readCommit, TLV_SET, textTlv } from './commit.ts';
 import { type SetKeys, setKeys } from './crypto.ts';
@@ -30,6 +39,10 @@ export interface OpenPoint {
   readonly trees: readonly Tree[];
   readonly objects: Objects | null;
   readonly problem: ImageError | null;
+  /** The newest older point that was not consolidated into this one; null: there is none. */
+  readonly builtOn: LayerId | null;
+  /** As the commit says, but 'full' where every older layer was consolidated into the file. */
+  readonly type: PointType;
 }
 
 /** What `create` and `verify` need of an opened image, beyond the contract. */
@@ -128,36 +141,78 @@ async function findHolders(shelf: Shelf, file: SetFile, lines: readonly Line[]) 
   return { holders: lines.map(line => byLayer.get(line.id) ?? []), problem };
 }
 
-async function openPoint(
-  shelf: Shelf,
-  file: SetFile,
-  setId: Uint8Array,
-  keys: SetKeys | null,
-  locked: ImageError | null,
-  commit: PlacedCommit,
-): Promise<OpenPoint> {
-  const closed = (problem: ImageError, lines: readonly Line[] = []): OpenPoint => ({
+interface Setting {
+  readonly shelf: Shelf;
+  readonly file: SetFile;
+  readonly head: Head;
+  readonly tail: Tail;
+  readonly keys: SetKeys | null;
+  /** Why the file stays closed. */
+  readonly locked: ImageError | null;
+}
+
+const idOf = (layer: Uint8Array): LayerId | null => (layer.every(byte => byte === 0) ? null : (hex(layer) as LayerId));
+
+/** What a point was made on. Layers that were consolidated into its file are no points any more. */
+function descentOf({ file, tail }: Setting, commit: PlacedCommit, lines: readonly Line[]) {
+  if (tail.held === 0) return { builtOn: idOf(commit.parent), type: commit.type };
+  const points = new Set(tail.commits.map(one => hex(one.layer)));
+  const older = lines.slice(0, commit.ownLine).findLast(line => points.has(line.id) || !file.layers.has(line.id));
+  const builtOn = older === undefined ? null : (older.id as LayerId);
+  const whole = lines.every(line => line.live === 0 || file.layers.has(line.id));
+  return { builtOn, type: builtOn === null && whole ? ('full' as const) : commit.type };
+}
+
+async function openPoint(on: Setting, commit: PlacedCommit): Promise<OpenPoint> {
+  const { shelf, file, head, keys, locked } = on;
+  const plain = { builtOn: idOf(commit.parent), type: commit.type };
+  const closed = (problem: ImageError, lines: readonly Line[] = [], descent: typeof plain = plain): OpenPoint => ({
     commit,
     lines,
     trees: [],
     objects: null,
     problem,
+    ...descent,
   });
-  if (locked !== null) return closed(locked);
-  if (!sameBytes(hashOf(commit.content, keys), commit.hash)) {
+  // Metadata are not encrypted: where the table is needed to know the descent, it is read without the key.
+  if (locked !== null && on.tail.held === 0) return closed(locked);
+  if (locked === null && !sameBytes(hashOf(commit.content, keys), commit.hash)) {
     return closed(corrupt('commit: fails its authentication', file.name, commit.at));
   }
   try {
     const lines = await readTable(file, commit);
+    const descent = descentOf(on, commit, lines);
+    if (locked !== null) return closed(locked, lines, descent);
     const { holders, problem } = await findHolders(shelf, file, lines);
-    if (problem !== null) return closed(problem, lines);
-    const objects: Objects = { setId, encrypted: keys !== null, keys, lines, holders };
+    if (problem !== null) return closed(problem, lines, descent);
+    const objects: Objects = {
+      setId: head.setId,
+      encrypted: keys !== null,
+      keys,
+      lines,
+      holders,
+      relocate: line => relocate(shelf, file, lines, holders, line),
+    };
     const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file }, objects));
-    return { commit, lines, trees, objects, problem: null };
+    return { commit, lines, trees, objects, problem: null, ...descent };
   } catch (error) {
     if (error instanceof ImageError) return closed(error);
     throw error;
   }
+}
+
+/** Looks for a layer again; true when it is in files now that were not known. A consolidation may have moved it. */
+async function relocate(
+  shelf: Shelf,
+  file: SetFile,
+  lines: readonly Line[],
+  holders: (readonly SetFile[])[],
+  line: number,
+): Promise<boolean> {
+  const now = await shelf.again(file.name, file.setId, lines[line]!.id);
+  if (now.every(one => holders[line]!.includes(one))) return false;
+  holders[line] = now;
+  return true;
 }
 
 function layerOf(tree: Tree, id: LayerId, disk: CommitDisk): Layer {
@@ -188,9 +243,11 @@ function imagePoint(point: OpenPoint, id: LayerId): ImagePoint {
     parent: null,
     set: textTlv(commit, TLV_SET),
     time: commit.time <= 8.64e15 ? new Date(commit.time) : null,
-    type: commit.type,
+    type: point.type,
     disks,
     identity: hex(commit.hash),
+    sealed: true,
+    builtOn: point.builtOn,
     problem: point.problem,
   };
 }
@@ -218,7 +275,7 @@ export async function openBml(name: string, store: Store, keyring: Keyring): Pro
     const points = new Map<LayerId, OpenPoint>();
     for (const commit of commits) {
       const id = hex(commit.layer) as LayerId;
-      points.set(id, await openPoint(shelf, file, head.setId, keys, problem, commit));
+      points.set(id, await openPoint({ shelf, file, head, tail, keys, locked: problem }, commit));
     }
     const inside: Opened = { store, shelf, file, head, tail, keyArea, unlocked, keys, points };
     return imageOf(inside);

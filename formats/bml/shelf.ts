@@ -26,7 +26,12 @@ const IDLE_OPEN = 128;
 interface Opened {
   readonly source: Promise<ByteSource>;
   busy: number;
+  /** Another file has the name now: closed as soon as nobody reads. */
+  detached: boolean;
 }
+
+/** A folder is not looked at again sooner than this, in ms, however many reads fail. */
+const LOOK_AGAIN = 1000;
 
 const folderOf = (name: string): string => name.slice(0, name.lastIndexOf('/') + 1);
 
@@ -37,6 +42,7 @@ export class Shelf {
   /** Size and time of each listed file when it was last looked at. */
   readonly #stamps = new Map<string, string>();
   readonly #listings = new Map<string, Promise<void>>();
+  readonly #looked = new Map<string, number>();
   #users = 0;
 
   constructor(store: Store) {
@@ -61,7 +67,7 @@ export class Shelf {
   async use<T>(name: string, use: (source: ByteSource) => T | Promise<T>): Promise<T> {
     let opened = this.#open.get(name);
     if (opened !== undefined) this.#open.delete(name);
-    else opened = { source: this.#store.open(name), busy: 0 };
+    else opened = { source: this.#store.open(name), busy: 0, detached: false };
     this.#open.set(name, opened);
     opened.busy++;
     try {
@@ -72,6 +78,7 @@ export class Shelf {
       throw error;
     } finally {
       opened.busy--;
+      if (opened.detached && opened.busy === 0) await (await opened.source.catch(() => null))?.[Symbol.asyncDispose]();
       if (this.#open.size > IDLE_OPEN) await this.#closeOldest();
     }
   }
@@ -121,12 +128,14 @@ export class Shelf {
     };
   }
 
-  /** Closes an idle source: what has the name now may not be what had it before. */
+  /** What has the name now may not be what had it before: the source is closed, or as soon as nobody reads it. */
   async forget(name: string): Promise<void> {
     this.#seen.delete(name);
     const opened = this.#open.get(name);
-    if (opened === undefined || opened.busy > 0) return;
+    if (opened === undefined) return;
     this.#open.delete(name);
+    opened.detached = true;
+    if (opened.busy > 0) return;
     const source = await opened.source.catch(() => null);
     await source?.[Symbol.asyncDispose]();
   }
@@ -180,14 +189,32 @@ export class Shelf {
     return running;
   }
 
+  /** The files that hold a layer now, after a look at the folder for what changed since the last one. */
+  async again(beside: string, setId: string, layer: string): Promise<readonly SetFile[]> {
+    const folder = folderOf(beside);
+    const now = performance.now();
+    if (now - (this.#looked.get(folder) ?? -LOOK_AGAIN) >= LOOK_AGAIN) {
+      this.#looked.set(folder, now);
+      await this.#list(folder);
+    }
+    return this.#holders(setId, folder, new Map([[layer, '']]));
+  }
+
   async #look(folder: string): Promise<void> {
+    const listed = new Set<string>();
     for await (const entry of this.#store.list(folder.slice(0, -1))) {
       if (folderOf(entry.name) !== folder || !entry.name.endsWith('.bml')) continue;
+      listed.add(entry.name);
       const stamp = `${entry.size} ${entry.modified.getTime()}`;
       if (this.#stamps.get(entry.name) === stamp) continue;
       this.#stamps.set(entry.name, stamp);
       await this.forget(entry.name);
       await this.#tryIdentify(entry.name);
+    }
+    for (const name of this.#seen.keys()) {
+      if (folderOf(name) !== folder || listed.has(name)) continue;
+      this.#stamps.delete(name);
+      await this.forget(name);
     }
   }
 }

@@ -108,13 +108,14 @@ class BmlWriter implements LayerWriter {
   }
 
   async #finish(): Promise<void> {
-    const { store, file, name, partial } = this.#open;
+    const { store, file, name, work } = this.#open;
     await this.#lanes.drain();
     await commitLayer(this.#open);
     await file[Symbol.asyncDispose]();
     await refuseExisting(store, name);
-    await store.rename(partial, name);
+    await store.rename(work.partial, name);
     this.#state = 'committed';
+    await work.end(false);
   }
 
   /** Waits for a commit that is under way; what was not committed is removed. */
@@ -123,13 +124,7 @@ class BmlWriter implements LayerWriter {
     if (this.#state === 'committed' || this.#state === 'closed') return;
     this.#state = 'closed';
     await this.#lanes.drain().catch(() => {});
-    const { store, file, partial } = this.#open;
-    await file[Symbol.asyncDispose]();
-    try {
-      await store.remove(partial);
-    } catch (error) {
-      if (!(error instanceof ImageError && error.fault === 'not-found')) throw error;
-    }
+    await this.#open.work.end(true);
   }
 }
 
