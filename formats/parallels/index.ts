@@ -1,0 +1,1 @@
+export { parallels } from './read.ts';
