@@ -170,7 +170,7 @@ describe.skipIf(!mounted)('an overlay on a full disk (needs root, to mount a sma
     expect(mount.status, mount.stderr).toBe(0);
   });
   afterEach(() => {
-    spawnSync('umount', [folder]);
+    spawnSync('umount', ['-l', folder]);
   });
 
   it('says so to the writer, keeps the rest, flushes, and goes on when there is space', async () => {
