@@ -8,6 +8,7 @@ import { type DiskFacts, readMetadata } from './metadata.ts';
 import { idOf, parentOf } from './parent.ts';
 import { replayed } from './replay.ts';
 import { hasText, SIGNATURE } from './structs.ts';
+import { verifyImage } from './verify.ts';
 
 /** So much of the block table stands for the content in the image's identity. */
 const WITNESS = 4096;
@@ -50,6 +51,7 @@ async function openSource(name: string, file: ByteSource): Promise<Image> {
   const map = mapOf(source, header, regions, facts);
   const id = idOf(header.fields.dataWriteGuid);
   const parent = facts.locator === null ? null : await parentOf(source, facts.locator, warnings);
+  const layer = blockLayer(id, source, map);
   const used = map.reserved.reduce((sum, { length }) => sum + length, 2 ** 20);
   const { size, sectorSize } = facts;
   const point: ImagePoint = {
@@ -64,7 +66,7 @@ async function openSource(name: string, file: ByteSource): Promise<Image> {
         size,
         sectorSize,
         stored: Math.max(0, Math.min(size, source.size - used)),
-        layer: blockLayer(id, source, map),
+        layer,
       },
     ],
     identity: await identityOf(source, header, map, facts),
@@ -76,6 +78,7 @@ async function openSource(name: string, file: ByteSource): Promise<Image> {
     encrypted: false,
     points: [point],
     warnings,
+    verify: run => verifyImage({ file, source, map, layer }, run),
     [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
   };
 }
