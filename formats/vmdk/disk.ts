@@ -9,6 +9,7 @@ import {
   openExtents,
   openSparse,
   type SparseFile,
+  sample,
   sparseLayer,
 } from './extents.ts';
 import { openHosted } from './hosted.ts';

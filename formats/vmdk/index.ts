@@ -1,2 +1,4 @@
 /** VMDK and OVA: reading backup images, showing disks, writing restored disks. */
+export { vmdkFormat } from './layout.ts';
 export { vmdk } from './read.ts';
+export { writeVmdk } from './write.ts';
