@@ -1,5 +1,5 @@
 /** The only file that names formats: one line each. */
-import { bml } from '../formats/bml/index.ts';
+import { bml, bmlChain } from '../formats/bml/index.ts';
 import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
 import { raw, rawFormat } from '../formats/raw/index.ts';
 import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
@@ -20,3 +20,6 @@ export type FileWriter = (
 
 /** Formats that a disk can be written to as a file of its own; raw needs no writer. */
 export const fileWriters: Readonly<Record<string, FileWriter>> = { qcow2: writeQcow2, vhd: writeVhd };
+
+/** Formats whose chains can be consolidated and pruned, by the adapter's name. */
+export const chainFormats: Readonly<Record<string, typeof bmlChain>> = { bml: bmlChain };

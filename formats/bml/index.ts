@@ -1,5 +1,6 @@
 /** `.bml`: the project's own chained layers. See README.md; the specification is docs/format-bml.md. */
 import type { Adapter } from '../../src/base/contracts.ts';
+import { consolidateBml, dropBml, heldTimes } from './consolidate.ts';
 import { PARTIAL } from './owner.ts';
 import { openBml } from './read.ts';
 import { hasMagic } from './superblock.ts';
@@ -15,3 +16,6 @@ export const bml: Adapter = {
   open: openBml,
   create: (name, store, spec) => createBml(name, store, spec),
 };
+
+/** What consolidation and retention ask of a chained format. No key is used. */
+export const bmlChain = { consolidate: consolidateBml, drop: dropBml, heldTimes };
