@@ -11,6 +11,8 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   backup: () => import('./backup.ts'),
   verify: () => import('./verify.ts'),
   restore: () => import('./restore.ts'),
+  consolidate: () => import('./consolidate.ts'),
+  prune: () => import('./prune.ts'),
   clone: () => import('./clone.ts'),
   boot: () => import('./boot.ts'),
   doctor: () => import('./doctor.ts'),
