@@ -1,0 +1,1 @@
+export { pbs } from './read.ts';
