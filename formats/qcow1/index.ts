@@ -1,0 +1,1 @@
+export { qcow1 } from './read.ts';

@@ -1,0 +1,1 @@
+export { qed } from './read.ts';
