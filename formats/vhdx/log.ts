@@ -49,8 +49,7 @@ export interface Entry {
   readonly tail: number;
   readonly flushed: Bytes;
   readonly last: Bytes;
-  /** The entry's own bytes, unwrapped. */
-  readonly raw: Uint8Array;
+  readonly changes: readonly Change[];
 }
 
 interface Ring {
@@ -64,7 +63,10 @@ interface Ring {
 /** `length` bytes from `at` on; what leaves the end goes on at the start. */
 function unwrapped(raw: Uint8Array, at: number, length: number): Uint8Array {
   if (at + length <= raw.length) return raw.subarray(at, at + length);
-  return Buffer.concat([raw.subarray(at), raw.subarray(0, at + length - raw.length)]);
+  const whole = new Uint8Array(length);
+  whole.set(raw.subarray(at));
+  whole.set(raw.subarray(0, at + length - raw.length), raw.length - at);
+  return whole;
 }
 
 /** Bytes before the data sectors: the head and its descriptors, padded. */
@@ -86,7 +88,7 @@ function isDataSector(raw: Uint8Array, sector: number, sequence: bigint): boolea
 }
 
 /** The changes that an entry makes, in order; null when one of them makes no sense. */
-export function changesOf(raw: Uint8Array): readonly Change[] | null {
+function changesOf(raw: Uint8Array): readonly Change[] | null {
   const view = viewOf(raw);
   const sequence = view.getBigUint64(LogEntry.offsetOf('sequenceNumber'), true);
   const count = view.getUint32(LogEntry.offsetOf('descriptorCount'), true);
@@ -122,9 +124,10 @@ function entryAt(ring: Ring, at: number): Entry | null {
   const raw = unwrapped(log, at, length);
   ring.budget -= length;
   if (ring.budget < 0) throw ring.overlap();
-  if (!sumHolds(raw) || changesOf(raw) === null) return null;
+  const changes = sumHolds(raw) ? changesOf(raw) : null;
+  if (changes === null) return null;
   const [flushed, last] = [Number(file.flushedFileOffset), Number(file.lastFileOffset)];
-  return { sequence: sequenceNumber, at, length, tail, flushed, last, raw };
+  return { sequence: sequenceNumber, at, length, tail, flushed, last, changes };
 }
 
 /** Section 2.3.3: the entries of the sequence that ends highest, oldest first; empty when there is none. */

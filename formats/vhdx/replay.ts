@@ -3,7 +3,7 @@ import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { also, joined } from '../../src/base/done.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
-import { type Change, changesOf, type Entry } from './log.ts';
+import type { Change, Entry } from './log.ts';
 
 const NOBODY = -1;
 
@@ -51,7 +51,7 @@ function ownersOf(changes: readonly Change[]): Owners {
  */
 export function replayed(source: ByteSource, entries: readonly Entry[]): ByteSource {
   if (entries.length === 0) return source;
-  const changes = entries.flatMap(entry => changesOf(entry.raw) ?? []);
+  const changes = entries.flatMap(entry => entry.changes);
   const { bounds, owner } = ownersOf(changes);
   const reach = Math.max(entries.at(-1)!.last, bounds.at(-1) ?? 0);
   const size = Math.max(source.size, reach);
