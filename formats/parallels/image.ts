@@ -131,7 +131,10 @@ export async function openPlain(id: LayerId, source: ByteSource): Promise<Opened
       id,
       size,
       blockSize: 65_536,
-      locate: (at, limit) => ({ kind: 'plain', source, at, length: limit }),
+      locate(at, limit) {
+        const { kind, length } = source.extent?.(at, limit) ?? { kind: 'data', length: limit };
+        return kind === 'zero' ? { kind, length } : { kind: 'plain', source, at, length };
+      },
       async load() {},
       unpack: () => Promise.reject(new ImageError('out-of-range', 'nothing is packed here', { file: source.name })),
     },

@@ -14,7 +14,8 @@ import type {
 import { ImageError } from '../../src/base/errors.ts';
 import { diskPiece, virtualFile } from '../../src/base/pieces.ts';
 import { roundUp } from '../../src/base/range.ts';
-import { probeRaw, RAW_EXTENSIONS, sectorSizeOf } from './probe.ts';
+import { hasFirst, openParts, partNameOf } from './parts.ts';
+import { endByGpt, probeRaw, RAW_EXTENSIONS, sectorSizeOf } from './probe.ts';
 
 const BLOCK: Bytes = 65536;
 const SAMPLES = 64;
@@ -50,11 +51,20 @@ const rawLayer = (id: LayerId, source: ByteSource, size: Bytes): Layer => ({
   },
 });
 
-async function readImage(name: string, source: ByteSource): Promise<Image> {
+/** A table of partitions that reaches past the last part: then there was another one. */
+function refuseMissing(next: string, end: Bytes | null, size: Bytes): void {
+  if (end === null || end <= size) return;
+  const message = `${next} is missing: the disk has ${end} bytes by its partition table, the parts that are here ${size}`;
+  throw new ImageError('broken-chain', message, { file: next });
+}
+
+/** `next`: name of the part that would come next, for a disk that was cut. */
+async function readImage(name: string, source: ByteSource, next: string | null): Promise<Image> {
   if (source.size === 0) throw new ImageError('not-this-format', 'an empty file is no disk', { file: name, at: 0 });
   const head = new Uint8Array(Math.min(source.size, 8192));
   await source.read(head, 0);
   const sectorSize = sectorSizeOf(head);
+  if (next !== null) refuseMissing(next, endByGpt(head, sectorSize), source.size);
   const size = roundUp(source.size, sectorSize);
   const id = `raw:${name}` as LayerId;
   const point: ImagePoint = {
@@ -78,10 +88,26 @@ async function readImage(name: string, source: ByteSource): Promise<Image> {
   };
 }
 
+/** A part behind the first one is shown by the first one. */
+const partImage = (name: string): Image => ({
+  adapter: 'raw',
+  name,
+  encrypted: false,
+  points: [],
+  warnings: [],
+  async [Symbol.asyncDispose]() {},
+});
+
 async function openImage(name: string, store: Store): Promise<Image> {
-  const source = await store.open(name);
+  const part = partNameOf(name, RAW_EXTENSIONS);
+  const later = part !== null && part.index > 0;
+  if (later && (await hasFirst(part, store))) return partImage(name);
+  // Two letters may be any ending; a number says that something comes before.
+  const series = part !== null && (part.index === 0 || part.by === 'numbers') ? part : null;
+  const { source, next } =
+    series === null ? { source: await store.open(name), next: null } : await openParts(series, store);
   try {
-    return await readImage(name, source);
+    return await readImage(name, source, next);
   } catch (error) {
     await source[Symbol.asyncDispose]();
     throw error;

@@ -1,6 +1,8 @@
 /** Raw disks have no magic: what tells them is what lies on them, or their name. */
-import type { Confidence } from '../../src/base/contracts.ts';
-import { viewOf } from '../../src/base/struct.ts';
+import { crc32 } from 'node:zlib';
+import type { Bytes, Confidence } from '../../src/base/contracts.ts';
+import { safeU64, viewOf } from '../../src/base/struct.ts';
+import { partNameOf, saysRaw } from './parts.ts';
 
 export const RAW_EXTENSIONS = ['.raw', '.img', '.bin', '.dd'] as const;
 
@@ -27,13 +29,32 @@ function hasDiskSignature(head: Uint8Array): boolean {
 
 const isText = (bytes: Uint8Array): boolean => bytes.every(b => (b >= 32 && b !== 127) || (b >= 9 && b <= 13));
 
+/** By the name alone; a part of a disk that was cut goes by what it is a part of. */
+function namedRaw(name: string): boolean {
+  const part = partNameOf(name, RAW_EXTENSIONS);
+  if (part === null) return saysRaw(name, RAW_EXTENSIONS);
+  // The parts behind the first one hold anything; where the letters begin elsewhere it may be another ending.
+  return part.index === 0 ? saysRaw(part.stem, RAW_EXTENSIONS) : part.by === 'numbers';
+}
+
 /** 'maybe' at best: any other format that knows its own magic goes first. */
 export function probeRaw(head: Uint8Array, name: string): Confidence {
   if (head.length === 0 || isText(head)) return 'no';
-  const lower = name.toLowerCase();
-  return hasDiskSignature(head) || RAW_EXTENSIONS.some(extension => lower.endsWith(extension)) ? 'maybe' : 'no';
+  return hasDiskSignature(head) || namedRaw(name) ? 'maybe' : 'no';
 }
 
 /** 4096 where the partition table says so: the GPT header stands in the second sector. */
 export const sectorSizeOf = (head: Uint8Array): 512 | 4096 =>
   !ascii(head, 512, 'EFI PART') && ascii(head, 4096, 'EFI PART') ? 4096 : 512;
+
+/** Where the disk ends by its GPT (UEFI specification, 5.3.2): behind the backup header. null without a whole GPT. */
+export function endByGpt(head: Uint8Array, sectorSize: 512 | 4096): Bytes | null {
+  if (!ascii(head, sectorSize, 'EFI PART')) return null;
+  const header = head.slice(sectorSize, sectorSize + 92);
+  if (header.length < 92) return null;
+  const view = viewOf(header);
+  const sum = view.getUint32(16, true);
+  view.setUint32(16, 0);
+  if (view.getUint32(12, true) !== header.length || crc32(header) !== sum) return null;
+  return (safeU64(view.getUint32(36, true), view.getUint32(32, true)) + 1) * sectorSize;
+}
