@@ -1,15 +1,16 @@
 /** The only file that names formats: one line each. */
-import { bml, bmlChain } from '../formats/bml/index.ts';
+import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
 import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
 import { raw, rawFormat } from '../formats/raw/index.ts';
 import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
+import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
 /** In the order in which they are asked; `raw` takes what nobody is certain about. */
-export const adapters: readonly Adapter[] = [bml, qcow2, vhd, raw];
+export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, raw];
 
 /** What a restore point appears as. */
-export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, qcow2Format];
+export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, vhdxFormat, qcow2Format];
 
 export type FileWriter = (
   disk: Disk,
@@ -19,7 +20,10 @@ export type FileWriter = (
 ) => Promise<void>;
 
 /** Formats that a disk can be written to as a file of its own; raw needs no writer. */
-export const fileWriters: Readonly<Record<string, FileWriter>> = { qcow2: writeQcow2, vhd: writeVhd };
+export const fileWriters: Readonly<Record<string, FileWriter>> = { qcow2: writeQcow2, vhd: writeVhd, vhdx: writeVhdx };
 
 /** Formats whose chains can be consolidated and pruned, by the adapter's name. */
 export const chainFormats: Readonly<Record<string, typeof bmlChain>> = { bml: bmlChain };
+
+/** Formats whose keys can be added and removed, by the adapter's name. */
+export const keyEditors: Readonly<Record<string, typeof bmlKeys>> = { bml: bmlKeys };

@@ -1,6 +1,7 @@
 /** `.bml`: the project's own chained layers. See README.md; the specification is docs/format-bml.md. */
 import type { Adapter } from '../../src/base/contracts.ts';
 import { consolidateBml, dropBml, heldTimes } from './consolidate.ts';
+import { editKeys, listKeys } from './key-edit.ts';
 import { PARTIAL } from './owner.ts';
 import { openBml } from './read.ts';
 import { hasMagic } from './superblock.ts';
@@ -19,3 +20,6 @@ export const bml: Adapter = {
 
 /** What consolidation and retention ask of a chained format. No key is used. */
 export const bmlChain = { consolidate: consolidateBml, drop: dropBml, heldTimes };
+
+/** The secrets of an encrypted set. */
+export const bmlKeys = { list: listKeys, edit: editKeys };

@@ -15,7 +15,7 @@ const areaHeader = struct('key slots', 32, {
 const FIRST_SLOT = 64;
 const SLOT_SIZE = 256;
 /** More would let a hostile file ask for minutes of key derivation. */
-const MAX_SLOTS = 16;
+export const MAX_SLOTS = 16;
 
 const slotStruct = struct('key slot', SLOT_SIZE, {
   type: [0, u8],
@@ -32,6 +32,8 @@ const slotStruct = struct('key slot', SLOT_SIZE, {
   tag: [112, bytes(16)],
   label: [128, bytes(64)],
 });
+/** Bytes of a label, in UTF-8. */
+export const LABEL = 64;
 /** Bytes of a slot that its own tag covers, beside the wrapped key. */
 const SLOT_AAD = 64;
 
@@ -107,7 +109,21 @@ function derive(how: Derivation, secret: Uint8Array, salt: Uint8Array): Promise<
 const slotAad = (setId: Uint8Array, slot: Uint8Array): Uint8Array =>
   Buffer.concat([Buffer.from('bml key slot'), setId, slot.subarray(0, SLOT_AAD)]);
 
-async function buildSlot(how: Derivation, secret: Uint8Array, master: Uint8Array, setId: Uint8Array) {
+function padded(label: string): Uint8Array {
+  const bytes = new Uint8Array(LABEL);
+  bytes.set(Buffer.from(label).subarray(0, LABEL));
+  return bytes;
+}
+
+/** A slot for `secret`; the slots of one secret have one id. */
+async function buildSlot(
+  how: Derivation,
+  secret: Uint8Array,
+  master: Uint8Array,
+  setId: Uint8Array,
+  id: Uint8Array,
+  label: string,
+): Promise<Uint8Array> {
   const numbers =
     how.kdf === 'argon2id'
       ? { type: ARGON2ID, cost: how.memory, rounds: how.passes, lanes: how.lanes }
@@ -121,12 +137,12 @@ async function buildSlot(how: Derivation, secret: Uint8Array, master: Uint8Array
     reserved: 0,
     flags: 0,
     salt,
-    id: crypto.randomBytes(16),
+    id,
     nonce,
     reserved2: 0,
     wrapped: new Uint8Array(32),
     tag: new Uint8Array(16),
-    label: new Uint8Array(64),
+    label: padded(label),
   };
   const key = await derive(how, secret, salt);
   const cipher = crypto.createCipheriv('aes-256-gcm', key, nonce, { authTagLength: 16 });
@@ -136,22 +152,60 @@ async function buildSlot(how: Derivation, secret: Uint8Array, master: Uint8Array
   return slotStruct.build({ ...slot, wrapped, tag: cipher.getAuthTag() });
 }
 
-/** The key area of a new set. */
-export async function buildKeyArea(
+/** The area of some slots, as they lie in it. */
+export function keyArea(slots: readonly Uint8Array[], sequence: number): Uint8Array {
+  const area = new Uint8Array(KEY_AREA_SIZE);
+  area.set(areaHeader.build({ magic: 'BMLKEYS\0', sequence, slots: slots.length, reserved: 0, generation: 0 }));
+  for (const [i, slot] of slots.entries()) area.set(slot, FIRST_SLOT + i * SLOT_SIZE);
+  sealCrc(area);
+  return area;
+}
+
+/** The slots of one secret, in each of several ways. */
+export async function slotsFor(
   derivations: readonly Derivation[],
   secret: Uint8Array,
   master: Uint8Array,
   setId: Uint8Array,
-): Promise<Uint8Array> {
-  const area = new Uint8Array(KEY_AREA_SIZE);
-  area.set(
-    areaHeader.build({ magic: 'BMLKEYS\0', sequence: 1, slots: derivations.length, reserved: 0, generation: 0 }),
-  );
-  for (const [i, how] of derivations.entries()) {
-    area.set(await buildSlot(how, secret, master, setId), FIRST_SLOT + i * SLOT_SIZE);
-  }
-  sealCrc(area);
-  return area;
+  id: Uint8Array,
+  label: string,
+): Promise<Uint8Array[]> {
+  const slots: Uint8Array[] = [];
+  for (const how of derivations) slots.push(await buildSlot(how, secret, master, setId, id, label));
+  return slots;
+}
+
+/** The key area of a new set. */
+export const buildKeyArea = async (
+  derivations: readonly Derivation[],
+  secret: Uint8Array,
+  master: Uint8Array,
+  setId: Uint8Array,
+): Promise<Uint8Array> => keyArea(await slotsFor(derivations, secret, master, setId, crypto.randomBytes(16), ''), 1);
+
+export interface KeySlot {
+  /** In hexadecimal; the slots of one secret share it. */
+  readonly id: string;
+  readonly type: 'argon2id' | 'scrypt' | 'raw' | 'unknown';
+  readonly label: string;
+  readonly raw: Uint8Array;
+}
+
+const TYPES = ['unknown', 'argon2id', 'scrypt', 'raw'] as const;
+
+export const sequenceOf = (area: Uint8Array): number => areaHeader.parse(area).sequence;
+
+/** What a sound key area holds. */
+export function slotsIn(area: Uint8Array, file: string, areaAt: number): readonly KeySlot[] {
+  const { slots } = areaHeader.parse(area, 0, file);
+  if (slots > MAX_SLOTS) throw new ImageError('unsupported', `${slots} key slots`, { file, at: areaAt + 16 });
+  return Array.from({ length: slots }, (_, i) => {
+    const raw = area.slice(FIRST_SLOT + i * SLOT_SIZE, FIRST_SLOT + (i + 1) * SLOT_SIZE);
+    const { id, type, label } = slotStruct.parse(raw, 0, file);
+    const end = label.indexOf(0);
+    const text = Buffer.from(end < 0 ? label : label.subarray(0, end)).toString('utf8');
+    return { id: hex(id), type: TYPES[type] ?? 'unknown', label: text, raw };
+  });
 }
 
 /** The newer sound copy of two; null when neither is. */
@@ -209,37 +263,36 @@ export async function unlock(
   file: string,
   areaAt: number,
 ): Promise<Unlocked | null> {
-  const { slots } = areaHeader.parse(area, 0, file);
-  if (slots > MAX_SLOTS) throw new ImageError('unsupported', `${slots} key slots`, { file, at: areaAt + 16 });
   let refused: unknown = null;
-  for (let i = 0; i < slots; i++) {
-    const at = FIRST_SLOT + i * SLOT_SIZE;
-    const raw = area.subarray(at, at + SLOT_SIZE);
-    const slot = slotStruct.parse(raw, 0, file);
-    let how: Derivation;
+  for (const [i, { raw }] of slotsIn(area, file, areaAt).entries()) {
     try {
-      how = checkCost(slot, file, areaAt + at);
-      if (how.kdf === 'argon2id' && !hasArgon2()) {
-        throw new ImageError(
-          'unsupported',
-          'the key slot needs argon2id, which this runtime lacks',
-          { file },
-          {
-            hint: 'Use Node 24.7 or newer.',
-          },
-        );
+      for (const secret of secrets) {
+        const master = await openSlot(raw, secret, setId, file, areaAt + FIRST_SLOT + i * SLOT_SIZE);
+        if (master !== null) return { master, proof: proofOf(master, secret) };
       }
     } catch (error) {
       refused = error;
-      continue;
-    }
-    for (const secret of secrets) {
-      const master = unwrap(slot, raw, await derive(how, secret, slot.salt), setId);
-      if (master !== null) return { master, proof: proofOf(master, secret) };
     }
   }
   if (refused !== null) throw refused;
   return null;
+}
+
+/** The master key when `secret` is the slot's; otherwise null. 'unsupported': its cost, or argon2 is missing here. */
+export async function openSlot(
+  raw: Uint8Array,
+  secret: Uint8Array,
+  setId: Uint8Array,
+  file: string,
+  at: number,
+): Promise<KeyObject | null> {
+  const slot = slotStruct.parse(raw, 0, file);
+  const how = checkCost(slot, file, at);
+  if (how.kdf === 'argon2id' && !hasArgon2()) {
+    const message = 'the key slot needs argon2id, which this runtime lacks';
+    throw new ImageError('unsupported', message, { file }, { hint: 'Use Node 24.7 or newer.' });
+  }
+  return unwrap(slot, raw, await derive(how, secret, slot.salt), setId);
 }
 
 const known = new WeakMap<Keyring, Map<string, Promise<Unlocked | null>>>();
