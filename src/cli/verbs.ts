@@ -13,6 +13,7 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   restore: () => import('./restore.ts'),
   consolidate: () => import('./consolidate.ts'),
   prune: () => import('./prune.ts'),
+  key: () => import('./key.ts'),
   clone: () => import('./clone.ts'),
   boot: () => import('./boot.ts'),
   doctor: () => import('./doctor.ts'),
