@@ -65,8 +65,8 @@ export const looksLikeDescriptor = (head: Uint8Array): boolean =>
 function decode(raw: Uint8Array, file: string): string {
   const end = raw.indexOf(0);
   const used = end < 0 ? raw : raw.subarray(0, end);
-  const named = /^[ \t]*encoding[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*$/im.exec(Buffer.from(used).toString('latin1'));
-  const label = named?.[1]?.trim() || 'UTF-8';
+  const named = /^[ \t]*encoding[ \t]*=([^\r\n]*)$/im.exec(Buffer.from(used).toString('latin1'));
+  const label = named?.[1]?.replaceAll('"', '').trim() || 'UTF-8';
   try {
     return new TextDecoder(label).decode(used);
   } catch (cause) {
@@ -124,6 +124,12 @@ function checkedType(written: string | undefined, file: string): string {
   return type;
 }
 
+/** The value of a key, with or without quotation marks. */
+const unquoted = (written: string): string => {
+  const value = written.trim();
+  return value.length > 1 && value.startsWith('"') && value.endsWith('"') ? value.slice(1, -1).trim() : value;
+};
+
 interface Lines {
   /** The first one of a key counts. */
   readonly keys: ReadonlyMap<string, string>;
@@ -142,9 +148,9 @@ function linesOf(text: string, file: string): Lines {
       extents.push(extentLine(line, file));
       continue;
     }
-    const pair = /^([A-Za-z0-9._-]+)\s*=\s*(?:"(.*)"|(.*?))\s*$/.exec(line);
+    const pair = /^([A-Za-z0-9._-]+)\s*=(.*)$/.exec(line);
     const key = pair?.[1]?.toLowerCase();
-    if (pair !== null && key !== undefined && !keys.has(key)) keys.set(key, (pair[2] ?? pair[3] ?? '').trim());
+    if (pair !== null && key !== undefined && !keys.has(key)) keys.set(key, unquoted(pair[2]!));
   }
   return { keys, extents };
 }

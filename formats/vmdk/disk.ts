@@ -24,6 +24,8 @@ export interface OpenedDisk {
   /** null when there is a problem. */
   readonly layer: Layer | null;
   readonly parent: ParentRef | null;
+  /** Holds only what differs from another disk, whether or not that one is named. */
+  readonly differencing: boolean;
   readonly identity: string;
   readonly problem: ImageError | null;
   readonly warnings: readonly string[];
@@ -138,6 +140,7 @@ async function describedDisk(
     stored: found?.stored ?? 0,
     layer: problem === null ? (found?.layer ?? null) : null,
     parent: below.parent,
+    differencing: descriptor.parentCid !== null,
     identity: `vmdk:${cidText(descriptor.cid)}:${gathered.digest.digest('hex').slice(0, 32)}`,
     problem,
     warnings: gathered.warnings,
@@ -178,6 +181,7 @@ async function barePart(name: string, source: ByteSource, gathered: Gathered): P
     stored: source.size,
     layer: problem === null ? layer : null,
     parent: null,
+    differencing: part?.delta === true,
     identity: `vmdk:part:${gathered.digest.digest('hex').slice(0, 32)}`,
     problem,
     warnings: gathered.warnings,

@@ -5,15 +5,16 @@ import { looksLikeDescriptor } from './descriptor.ts';
 import { type OpenedDisk, openDisk } from './disk.ts';
 import { partName } from './names.ts';
 import { magicOf, SECTOR } from './structs.ts';
+import { verifyDisk } from './verify.ts';
 
 function pointOf(disk: OpenedDisk): ImagePoint {
-  const { id, parent, size, stored, layer, identity, problem } = disk;
+  const { id, parent, differencing, size, stored, layer, identity, problem } = disk;
   return {
     id,
     parent,
     set: null,
     time: null,
-    type: parent === null && problem?.where.field !== 'parentCID' ? 'full' : 'incremental',
+    type: differencing ? 'incremental' : 'full',
     disks: [{ name: 'disk0', size, sectorSize: SECTOR, stored, layer }],
     identity,
     problem,
@@ -34,6 +35,7 @@ async function openImage(name: string, store: Store): Promise<Image> {
     ...image,
     points: [pointOf(disk)],
     warnings: disk.warnings,
+    verify: run => verifyDisk(disk, name, run),
     async [Symbol.asyncDispose]() {
       for (const each of disk.sources) await each[Symbol.asyncDispose]();
     },
