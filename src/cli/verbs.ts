@@ -8,6 +8,7 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   info: () => import('./info.ts'),
   mount: () => import('./mount.ts'),
   umount: () => import('./umount.ts'),
+  upgrade: () => import('./upgrade.ts'),
   backup: () => import('./backup.ts'),
   verify: () => import('./verify.ts'),
   restore: () => import('./restore.ts'),

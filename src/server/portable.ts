@@ -4,6 +4,7 @@
  */
 import fs from 'node:fs';
 import type { Mounted } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
 import { unmount } from '../host/fuse/mount.ts';
 import { fuseNativeHost } from '../host/fuse-native.ts';
 import { type Control, serveControl } from './control.ts';
@@ -56,6 +57,8 @@ class PortableServer {
     switch (request.verb) {
       case 'umount':
         return this.umount(request.force);
+      case 'upgrade':
+        return this.upgrade();
       case 'status':
         return this.#status(stack);
       case 'clone':
@@ -72,6 +75,15 @@ class PortableServer {
     const { clones, cache } = stack.status();
     const pid = process.pid;
     return { mount: mountpoint, repo, state, supervisor: { pid }, worker: { pid, restarts: 0 }, clones, cache };
+  }
+
+  async upgrade(): Promise<void> {
+    throw new ImageError(
+      'unsupported',
+      'the portable transport cannot hand its connection over',
+      {},
+      { hint: 'umount, then mount again' },
+    );
   }
 
   async umount(force: boolean): Promise<void> {

@@ -41,7 +41,8 @@ export type WorkerRequest =
 /** Requests that come in through the control socket. */
 export type ControlRequest =
   | Exclude<WorkerRequest, { verb: 'prepare' | 'serve' | 'flush' }>
-  | { readonly verb: 'umount'; readonly force: boolean };
+  | { readonly verb: 'umount'; readonly force: boolean }
+  | { readonly verb: 'upgrade' };
 
 export interface Prepared {
   readonly sets: number;

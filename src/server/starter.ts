@@ -11,6 +11,8 @@ export interface MountServer {
   start(): Promise<Prepared>;
   /** Makes everything durable, then lets go; `force` does so under open files too. */
   umount(force: boolean): Promise<void>;
+  /** Goes on with the program as it is on disk now. */
+  upgrade(): Promise<void>;
 }
 
 /** Takes the configuration over IPC, answers once, and goes on alone. A second signal unmounts under open files. */
@@ -27,13 +29,16 @@ export function serveFor(make: (config: MountConfig) => MountServer): void {
       return;
     }
     server.start().then(prepared => process.send?.({ value: prepared }, () => process.disconnect?.()), failed);
-    let signals = 0;
-    const onSignal = (): void => {
-      signals++;
-      server
-        .umount(signals > 1)
-        .catch(error => log(`cannot unmount: ${error instanceof Error ? error.message : String(error)}`));
+    const told = (what: string, work: Promise<void>): void => {
+      work.catch(error => log(`cannot ${what}: ${error instanceof Error ? error.message : String(error)}`));
     };
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
+    let signals = 0;
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      process.on(signal, () => {
+        signals++;
+        told('unmount', server.umount(signals > 1));
+      });
+    }
+    process.on('SIGHUP', () => told('upgrade', server.upgrade()));
   });
 }

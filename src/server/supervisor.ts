@@ -77,12 +77,13 @@ class Supervisor {
   }
 
   #watch(): void {
-    this.#worker.exit
-      .then(exit => this.#ended(exit))
-      .catch(error => {
-        log(`giving up: ${error instanceof Error ? error.message : String(error)}`);
-        this.#giveUp();
-      });
+    const watched = this.#worker;
+    // One that was replaced has nothing left to say.
+    const ended = watched.exit.then(exit => (watched === this.#worker ? this.#ended(exit) : undefined));
+    ended.catch(error => {
+      log(`giving up: ${error instanceof Error ? error.message : String(error)}`);
+      this.#giveUp();
+    });
   }
 
   async #ended({ code, signal }: Exit): Promise<void> {
@@ -102,9 +103,34 @@ class Supervisor {
     this.#worker = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
     this.#watch();
     await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: true });
+    await this.#takeOver();
+  }
+
+  async #takeOver(): Promise<void> {
     await this.#worker.ask({ verb: 'serve' });
     this.#servingSince = performance.now();
     log('a new worker serves the mount');
+  }
+
+  /** Another worker, of the program as it is on disk now. One that cannot take over is dropped, and the old one stays. */
+  async upgrade(): Promise<void> {
+    await this.#ready;
+    const next = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
+    const prepared = next.ask({ verb: 'prepare', config: this.#config, resume: true });
+    const swapped = prepared.then(async () => {
+      const old = this.#worker;
+      // Never two at once: the next one touches overlays only when the old one has been reaped.
+      this.#worker = next;
+      old.kill();
+      await old.exit;
+      this.#watch();
+      await this.#takeOver();
+    });
+    this.#ready = swapped.catch(() => undefined);
+    await swapped.catch(error => {
+      next.kill();
+      throw error;
+    });
   }
 
   /** Callers that wait get an error at once. */
@@ -124,6 +150,7 @@ class Supervisor {
 
   async #answer(request: ControlRequest): Promise<unknown> {
     if (request.verb === 'umount') return this.umount(request.force);
+    if (request.verb === 'upgrade') return this.upgrade();
     await this.#ready;
     const value = await this.#worker.ask(request);
     return request.verb === 'status' ? this.#status(value as WorkerStatus) : value;
