@@ -1,16 +1,20 @@
 /** The only file that names formats: one line each. */
 import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
+import { parallels } from '../formats/parallels/index.ts';
+import { qcow1 } from '../formats/qcow1/index.ts';
 import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
+import { qed } from '../formats/qed/index.ts';
 import { raw, rawFormat } from '../formats/raw/index.ts';
+import { vdi, vdiFormat, writeVdi } from '../formats/vdi/index.ts';
 import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
 import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
 /** In the order in which they are asked; `raw` takes what nobody is certain about. */
-export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, raw];
+export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, vdi, parallels, qcow1, qed, raw];
 
 /** What a restore point appears as. */
-export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, vhdxFormat, qcow2Format];
+export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, vhdxFormat, qcow2Format, vdiFormat];
 
 export type FileWriter = (
   disk: Disk,
@@ -20,7 +24,12 @@ export type FileWriter = (
 ) => Promise<void>;
 
 /** Formats that a disk can be written to as a file of its own; raw needs no writer. */
-export const fileWriters: Readonly<Record<string, FileWriter>> = { qcow2: writeQcow2, vhd: writeVhd, vhdx: writeVhdx };
+export const fileWriters: Readonly<Record<string, FileWriter>> = {
+  qcow2: writeQcow2,
+  vhd: writeVhd,
+  vhdx: writeVhdx,
+  vdi: writeVdi,
+};
 
 /** Formats whose chains can be consolidated and pruned, by the adapter's name. */
 export const chainFormats: Readonly<Record<string, typeof bmlChain>> = { bml: bmlChain };
