@@ -12,6 +12,7 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   backup: () => import('./backup.ts'),
   verify: () => import('./verify.ts'),
   restore: () => import('./restore.ts'),
+  convert: () => import('./convert.ts'),
   consolidate: () => import('./consolidate.ts'),
   prune: () => import('./prune.ts'),
   key: () => import('./key.ts'),
