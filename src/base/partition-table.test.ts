@@ -48,6 +48,12 @@ describe('GPT', () => {
     }
   });
 
+  test('what is read stays as it was, a Buffer too', () => {
+    const bytes = Buffer.from(made.head.bytes);
+    expect(readGpt(bytes, 512)).not.toBeNull();
+    expect(bytes.equals(made.head.bytes)).toBe(true);
+  });
+
   test('a table with a wrong byte, too little of one, or none is not taken', () => {
     for (const at of [512 + 8, 512 + 56, 1024, 1024 + 40, 1024 + 16_383]) {
       const bytes = made.head.bytes.slice();

@@ -45,7 +45,8 @@ const MOST_ENTRIES_BYTES = 1_048_576;
 
 /** Checksum over the header with its own field taken as zero. */
 function headerCrc(header: Uint8Array): number {
-  const copy = header.slice();
+  // Not `slice`, which for a Buffer is the same bytes again.
+  const copy = new Uint8Array(header);
   viewOf(copy).setUint32(GptHeader.offsetOf('headerCrc'), 0, true);
   return crc32(copy);
 }
@@ -66,7 +67,7 @@ export function readGpt(head: Uint8Array, sectorSize: number): Gpt | null {
   const length = entryCount * entrySize;
   const at = entriesLba * sectorSize;
   if (length > MOST_ENTRIES_BYTES || at + length > head.length) return null;
-  const entries = head.slice(at, at + length);
+  const entries = new Uint8Array(head.subarray(at, at + length));
   return crc32(entries) === entriesCrc ? { header, entries } : null;
 }
 

@@ -1,0 +1,83 @@
+/** One stored block made readable: `src/libs/restore/restore.cpp` of github.com/macrium/mrimgx_file_layout, `readBlock`. */
+import { createHash } from 'node:crypto';
+import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { decompress, FRAME_HEADER, frameContentSize } from './codec.ts';
+import type { Files, Member } from './files.ts';
+import type { Key, Place } from './keys.ts';
+import { corrupt, type Element } from './structs.ts';
+
+export interface Origin {
+  readonly files: Files;
+  /** The file with the index. */
+  readonly name: string;
+  holder(fileNumber: number): Member | null;
+  readonly key: Key | null;
+}
+
+/** A frame that did not shrink is a little longer than what it holds, and encryption pads it. */
+const mostStored = (plain: Bytes): Bytes => plain + Math.ceil(plain / 128) + 1024;
+
+interface Stored {
+  readonly source: ByteSource;
+  readonly compressed: boolean;
+}
+
+function storedIn(origin: Origin, { fileAt, length, fileNumber }: Element, what: string, limit: Bytes): Stored {
+  const member = origin.holder(fileNumber);
+  if (member === null) {
+    const message = `${what} lies in file number ${fileNumber} of the backup set, which is missing`;
+    throw new ImageError('broken-chain', message, { file: origin.name });
+  }
+  const { name, rootAt, description } = member;
+  if (length > mostStored(limit)) throw corrupt(`${what} has ${length} bytes for ${limit}`, name, fileAt);
+  if (fileAt + length > rootAt) throw corrupt(`${what} reaches past the data of the file`, name, fileAt);
+  return { source: origin.files.source(member), compressed: description.compressed };
+}
+
+function decrypted(origin: Origin, stored: Uint8Array, place: Place, fail: (why: string) => ImageError): Uint8Array {
+  if (origin.key === null) return stored;
+  if (stored.length % 16 !== 0) throw fail('is encrypted and not whole');
+  return origin.key.decrypt(stored, place);
+}
+
+/**
+ * The content of one block, at most `limit` bytes; its MD5 holds. Faults: 'broken-chain' for a missing file, 'corrupt'
+ * with the file and offset of the stored block.
+ */
+export async function readBlock(origin: Origin, element: Element, place: Place, limit: Bytes): Promise<Uint8Array> {
+  const what = `block ${place.block} of partition ${place.partition} on disk ${place.disk}`;
+  const { source, compressed } = storedIn(origin, element, what, limit);
+  const fail = (why: string, cause?: unknown): ImageError =>
+    new ImageError('corrupt', `${what} ${why}`, { file: source.name, at: element.fileAt }, { cause });
+  const stored = new Uint8Array(element.length);
+  await source.read(stored, element.fileAt);
+  let plain = decrypted(origin, stored, place, fail);
+  if (compressed) {
+    try {
+      plain = await decompress(plain, limit);
+    } catch (cause) {
+      throw fail('does not decompress', cause);
+    }
+  }
+  if (plain.length > limit) throw fail(`has ${plain.length} bytes, more than ${limit}`);
+  // The reference code checks compressed blocks only; writers give the MD5 of every block.
+  if (!createHash('md5').update(plain).digest().equals(element.md5)) throw fail('fails its MD5');
+  return plain;
+}
+
+/** Length of a block's content, from its first bytes. */
+export async function contentLength(origin: Origin, element: Element, place: Place, limit: Bytes): Promise<Bytes> {
+  if (element.length === 0) return 0;
+  const what = `block ${place.block} of the reserved sectors of partition ${place.partition} on disk ${place.disk}`;
+  const { source, compressed } = storedIn(origin, element, what, limit);
+  if (!compressed) return element.length;
+  const head = new Uint8Array(Math.min(element.length, origin.key === null ? FRAME_HEADER : 32));
+  await source.read(head, element.fileAt);
+  const fail = (why: string): ImageError => corrupt(`${what} ${why}`, source.name, element.fileAt);
+  const frame = new Uint8Array(32);
+  frame.set(decrypted(origin, head, place, fail));
+  const size = frameContentSize(frame);
+  if (size === null || size > limit) throw fail('does not say how long it is');
+  return size;
+}
