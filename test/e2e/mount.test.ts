@@ -1,5 +1,5 @@
 /** The main job on real mounts: chains served exactly, clones that last, and clear refusals. Other software is the judge. */
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -61,6 +61,31 @@ async function mounted(...args: string[]): Promise<At> {
 const oneLine = (ran: Ran): string => ran.stderr.split('\n')[0]!;
 const statusOf = async (mnt: string): Promise<MountStatus> =>
   JSON.parse((await runCli(['mount', '--status', mnt, '--json'])).stdout) as MountStatus;
+
+function verifiedLoad(file: string, seconds: number): Promise<string> {
+  const args = [
+    '--name=k',
+    `--filename=${file}`,
+    '--rw=randrw',
+    '--bs=4k',
+    '--iodepth=16',
+    '--direct=1',
+    '--ioengine=libaio',
+    '--size=32M',
+  ];
+  const checks = [
+    '--verify=crc32c',
+    '--verify_fatal=1',
+    '--verify_backlog=256',
+    '--time_based',
+    `--runtime=${seconds}`,
+  ];
+  return new Promise((resolve, reject) => {
+    execFile('fio', [...args, ...checks], { cwd: folder }, (error, out, err) =>
+      error === null ? resolve(out) : reject(new Error(out + err)),
+    );
+  });
+}
 
 /** 64 MiB with a hole in the middle; what every chain starts with. */
 function makeDisk(file: string): void {
@@ -364,45 +389,34 @@ suite(title('clones'), () => {
     }
   });
 
-  test('kill -9 of the worker under a verified load: no error and no mismatch', async () => {
-    await using at = await mounted(place('plain'), '--state', place('state-kill'), '--clone', 'web01@latest:killed');
-    const file = path.join(at.mnt, 'clones/killed/disk0.raw');
-    let killed = 0;
-    let over = false;
-    const killer = (async () => {
+  test.each<[string, (mnt: string) => Promise<void>]>([
+    ['kill -9 of the worker', async mnt => void process.kill((await statusOf(mnt)).worker.pid, 'SIGKILL')],
+    ['upgrade', async mnt => void expect(await runCli(['upgrade', mnt])).toMatchObject({ code: 0 })],
+  ])('%s under a verified load: no error, no mismatch, and depth 16 was reached', async (_, disturb) => {
+    await using at = await mounted(place('plain'), '--state', place('state-load'), '--clone', 'web01@latest:loaded');
+    const file = path.join(at.mnt, 'clones/loaded/disk0.raw');
+    const device = mountsOf(at.mnt)[0]!.device.split(':')[1];
+    tool('sh', '-c', 'mountpoint -q /sys/fs/fuse/connections || mount -t fusectl fusectl /sys/fs/fuse/connections');
+    const waiting = (): number => Number(fs.readFileSync(`/sys/fs/fuse/connections/${device}/waiting`, 'utf8'));
+    let [disturbed, deepest, over] = [0, 0, false];
+    const watch = setInterval(() => {
+      deepest = Math.max(deepest, waiting());
+    }, 1);
+    const disturbing = (async () => {
       while (!over) {
-        await new Promise(resolve => setTimeout(resolve, 700));
-        const { worker } = await statusOf(at.mnt);
+        await new Promise(resolve => setTimeout(resolve, 500));
         if (over) break;
-        process.kill(worker.pid, 'SIGKILL');
-        killed++;
+        await disturb(at.mnt);
+        disturbed++;
       }
     })();
-    const { execFile } = await import('node:child_process');
-    const fio = await new Promise<string>((resolve, reject) => {
-      const args = [
-        '--name=k',
-        `--filename=${file}`,
-        '--rw=randrw',
-        '--bs=4k',
-        '--iodepth=16',
-        '--direct=1',
-        '--ioengine=libaio',
-        '--size=32M',
-        '--verify=crc32c',
-        '--verify_fatal=1',
-        '--verify_backlog=256',
-        '--time_based',
-        '--runtime=6',
-      ];
-      execFile('fio', args, { cwd: folder }, (error, out, err) =>
-        error === null ? resolve(out) : reject(new Error(out + err)),
-      );
-    });
+    const fio = await verifiedLoad(file, 6);
     over = true;
-    await killer;
+    clearInterval(watch);
+    await disturbing;
     expect(fio).toContain('err= 0');
-    expect(killed).toBeGreaterThan(2);
+    expect(disturbed).toBeGreaterThan(2);
+    expect(deepest).toBeGreaterThanOrEqual(16);
   });
 });
 
