@@ -1,9 +1,12 @@
 /** A store that stops at the N-th operation, for every N: the old state or the new one. */
 import { expect, test } from 'vitest';
+import type { Problem } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { failing } from './failing.ts';
-import { layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
+import { CHEAP, layerOf, openLayer, pattern, readAll, SECRET, specOf, type Write, writeLayer } from './kit.ts';
+import { FIRST_RECORD } from './structs.ts';
+import { createBml } from './write.ts';
 
 const first: readonly Write[] = Array.from({ length: 10 }, (_, i): Write => [0, i, pattern(4096, i)]);
 const second: readonly Write[] = [
@@ -73,3 +76,30 @@ test('an existing file is not replaced, an abandoned layer leaves nothing', asyn
   await expect(writeLayer(store, '1.bml', {}, [[0, 99, 'zero']])).rejects.toMatchObject({ fault: 'out-of-range' });
   expect(await namesOf(store)).toEqual(['0.bml']);
 });
+
+test.each([['plain', null] as const, ['encrypted', SECRET] as const])(
+  'a block that is written ten thousand times does not grow the file, %s',
+  async (_, secret) => {
+    const store = memoryStore();
+    const sizes: number[] = [];
+    await using writer = await createBml('0.bml', store, specOf({ secret, size: 20 * 4096 }), { derivations: CHEAP });
+    const data = new Uint8Array(4096);
+    for (let i = 0; i < 10_000; i++) {
+      // Of all lengths: some of it random, the rest compressible.
+      crypto.getRandomValues(data.subarray(0, (i * 37) % 4096));
+      data.fill(i % 251, (i * 37) % 4096);
+      await writer.write(0, i % 3 === 0 ? 7 : i % 5, data);
+      if (i % 1000 === 999) sizes.push(writer.stored);
+    }
+    await writer.write(0, 7, pattern(4096, 7));
+    await writer.commit();
+    expect(sizes.at(-1)).toBeLessThan(sizes[0]! + 8 * 4200);
+    expect(store.bytes('0.bml').length).toBeLessThan(FIRST_RECORD + 60 * 4096);
+    await using image = await openLayer(store, '0.bml', secret);
+    const read = await readAll(layerOf(image));
+    expect(Buffer.compare(read.subarray(7 * 4096, 8 * 4096), pattern(4096, 7))).toBe(0);
+    const found: Problem[] = [];
+    await image.verify!({ level: 3, found: p => found.push(p), progress() {}, signal: new AbortController().signal });
+    expect(found).toEqual([]);
+  },
+);

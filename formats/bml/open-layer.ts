@@ -171,6 +171,7 @@ function sinkFor(parent: Parent | null, own: SetFile, ownLine: Line, session: Se
     live: lines.map(line => line.live),
     readNode: (entry, place) => fetchNode(objects, entry, place, parent?.inside.file ?? null, session.spec.blockSize),
     writeNode: (bytes, { disk, level, position }) => session.writeNode(disk, level, position, bytes),
+    release: entry => session.release(entry),
   };
 }
 

@@ -36,6 +36,8 @@ export interface TreeSink {
   readNode(entry: Entry, place: NodePlace): Promise<Node>;
   /** Writes a node record; the entry that refers to it. */
   writeNode(bytes: Uint8Array, place: NodePlace): Promise<Entry>;
+  /** Nothing refers any more to an object of the layer itself. */
+  release(entry: Entry): void;
 }
 
 interface Open {
@@ -99,6 +101,7 @@ export class OpenTree {
   #replace(leaf: Open, block: number, entry: Entry | typeof HOLE | typeof ZERO): void {
     const at = leaf === this.#root ? 0 : (block % FANOUT) * ENTRY;
     this.#count(leaf.view, at, -1);
+    this.#release(leaf.view, at);
     if (typeof entry === 'number') putPlain(leaf.view, at, entry);
     else putEntry(leaf.view, at, entry);
     this.#count(leaf.view, at, 1);
@@ -111,6 +114,11 @@ export class OpenTree {
     const line = lineAt(view, at);
     this.#sink.live[line] = this.#sink.live[line]! + by;
     if (kind === DATA && line === this.#sink.line) this.stored += by * storedAt(view, at);
+  }
+
+  #release(view: DataView, at: number): void {
+    const kind = kindAt(view, at);
+    if ((kind === DATA || kind === NODE) && lineAt(view, at) === this.#sink.line) this.#sink.release(entryAt(view, at));
   }
 
   /** The leaf of `block` when the whole path to it is in memory. */
@@ -184,6 +192,7 @@ export class OpenTree {
     const place = { disk: this.disk, level: node.level, position: node.position };
     const entry = plain ?? (await this.#sink.writeNode(node.bytes, place));
     this.#count(view, node.slot, -1);
+    this.#release(view, node.slot);
     if (typeof entry === 'number') putPlain(view, node.slot, entry);
     else putEntry(view, node.slot, entry);
     this.#count(view, node.slot, 1);

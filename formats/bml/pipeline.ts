@@ -1,11 +1,15 @@
 /** Turning blocks into records, several at a time, and appending them to the file of an open layer. */
 import type { ByteFile, Bytes } from '../../src/base/contracts.ts';
+import { roundUp } from '../../src/base/range.ts';
 import { compress, compressNow } from './codec.ts';
 import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, type SessionKey, seal } from './crypto.ts';
 import { DATA, type Entry, NODE, nodeHash, TAG } from './node.ts';
-import { buildRecord, dataFlags } from './record.ts';
-import { FIRST_RECORD } from './structs.ts';
+import { buildRecord, dataFlags, recordLength } from './record.ts';
+import { Space } from './space.ts';
+import { ALIGN, FIRST_RECORD, RECORD_HEADER } from './structs.ts';
 
+/** Index of metadata records that only fill a place. */
+const FILLER = 2;
 /** Blocks that are compressed and encrypted at the same time. */
 const IN_FLIGHT = 8;
 
@@ -23,6 +27,7 @@ export class Session {
   readonly spec: SessionSpec;
   readonly #file: ByteFile;
   #end: Bytes = FIRST_RECORD;
+  readonly #space = new Space();
   #counter = 0;
   #records = 0;
 
@@ -39,13 +44,32 @@ export class Session {
     return this.#records;
   }
 
-  /** Where the record went. */
+  /** Where the record went: to the place of one that was replaced, or to the end. */
   async append(record: Uint8Array): Promise<Bytes> {
-    const at = this.#end;
-    this.#end += record.length;
     this.#records++;
-    await this.#file.write(record, at);
-    return at;
+    const slot = this.#space.take(record.length);
+    if (slot === null) {
+      const at = this.#end;
+      this.#end += record.length;
+      await this.#file.write(record, at);
+      return at;
+    }
+    await this.#file.write(record, slot.at);
+    // Records follow each other without gaps: what is left of the place is one too.
+    const left = slot.capacity - record.length;
+    if (left > 0) await this.#file.write(this.#filler(left), slot.at + record.length);
+    return slot.at;
+  }
+
+  #filler(length: Bytes): Uint8Array {
+    const body = new Uint8Array(length - RECORD_HEADER);
+    return buildRecord(this.#place('metadata', 0, FILLER, 0), 0, 0, 0, body.length, [body]);
+  }
+
+  /** The object of an entry of this layer was replaced before the commit. */
+  release(entry: Entry): void {
+    const length = recordLength(entry.stored, entry.kind === DATA && this.spec.key !== null);
+    this.#space.release(entry.hint, roundUp(length, ALIGN));
   }
 
   #nextCounter(): Uint8Array<ArrayBuffer> {

@@ -66,7 +66,7 @@ class BmlWriter implements LayerWriter {
     plain.set(data);
     this.#lanes.run(buffer, async () => {
       const entry = await this.#open.session.writeBlock(state.number, block, plain);
-      if (this.#newest.get(key) !== order) return;
+      if (this.#newest.get(key) !== order) return this.#open.session.release(entry);
       this.#newest.delete(key);
       await state.tree.put(block, entry);
     });
