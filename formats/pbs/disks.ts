@@ -1,6 +1,7 @@
 /** The disks of one snapshot, from its manifest and its index files. */
 import type { ByteSource, Bytes, LayerId, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
 import { safeU64, viewOf } from '../../src/base/struct.ts';
 import { blobContent, readBlob } from './blob.ts';
@@ -33,11 +34,7 @@ const isImage = ({ filename }: ManifestFile): boolean => filename.endsWith('.fid
 
 export const imagesOf = (manifest: Manifest): readonly ManifestFile[] => manifest.files.filter(isImage);
 
-export const diskName = (filename: string): string =>
-  filename
-    .replace(/\.[fd]idx$/, '')
-    .replace(/\.img$/, '')
-    .replace(/^drive-/, '');
+const diskName = (filename: string): string => deviceName(filename.replace(/(\.img)?\.[fd]idx$/, ''));
 
 interface Opened {
   readonly index: IndexLayer;
@@ -123,45 +120,28 @@ export async function openDisk(
   }
 }
 
-/** Devices in the order in which the machine boots from them; none when its configuration cannot be read. */
-async function bootOrder(
-  store: Store,
-  folder: string,
-  manifest: Manifest,
-  shelf: ChunkShelf,
-): Promise<readonly string[]> {
+async function configOf(store: Store, folder: string, manifest: Manifest, shelf: ChunkShelf): Promise<string> {
   const entry = manifest.files.find(({ filename }) => filename === 'qemu-server.conf.blob');
-  if (entry === undefined) return [];
+  if (entry === undefined) return '';
   try {
     const blob = await readBlob(store, `${folder}${entry.filename}`, CONFIG_MOST);
-    const text = new TextDecoder().decode(await blobContent(blob, shelf.key, CONFIG_MOST, true));
-    // What follows the first section are states that the machine had before.
-    const now = text.split(/^\[/m)[0]!;
-    const order = /^boot:.*\border=(\S+)/m.exec(now)?.[1];
-    const disk = /^bootdisk:\s*(\S+)/m.exec(now)?.[1];
-    return order?.split(/[;,]/) ?? (disk === undefined ? [] : [disk]);
+    return new TextDecoder().decode(await blobContent(blob, shelf.key, CONFIG_MOST, true));
   } catch (error) {
     // The order is a convenience: a snapshot can be read without its configuration.
     if (!(error instanceof ImageError)) throw error;
-    return [];
+    return '';
   }
 }
 
-/** The boot disk first, the small disks of firmware and TPM last, else as the manifest lists them. */
-export async function inBootOrder(
-  files: readonly ManifestFile[],
+/** The images of the snapshot, the one that the machine boots from first. */
+export async function orderedImages(
   store: Store,
   folder: string,
   manifest: Manifest,
   shelf: ChunkShelf,
 ): Promise<readonly ManifestFile[]> {
+  const files = imagesOf(manifest);
   if (files.length < 2) return files;
-  const order = await bootOrder(store, folder, manifest, shelf);
-  const rank = ({ filename }: ManifestFile): number => {
-    const name = diskName(filename);
-    const place = order.indexOf(name);
-    if (place >= 0) return place;
-    return /^(efidisk|tpmstate)/.test(name) ? order.length + 1 : order.length;
-  };
-  return files.toSorted((a, b) => rank(a) - rank(b));
+  const config = await configOf(store, folder, manifest, shelf);
+  return inBootOrder(files, ({ filename }) => diskName(filename), config);
 }

@@ -3,7 +3,7 @@ import type { Adapter, Confidence, Image, ImagePoint, Keyring, LayerId, Store } 
 import { ImageError } from '../../src/base/errors.ts';
 import { type Blob, blobContent, crcHolds, kindOf, readBlob } from './blob.ts';
 import type { ChunkShelf } from './chunk.ts';
-import { CHUNK_MAX, imagesOf, inBootOrder, openDisk, type SnapshotDisk } from './disks.ts';
+import { CHUNK_MAX, imagesOf, openDisk, orderedImages, type SnapshotDisk } from './disks.ts';
 import { type BackupKey, keysOf } from './keys.ts';
 import { MANIFEST, type Manifest, parseManifest } from './manifest.ts';
 import { chunkFile, type Place, placeOf } from './place.ts';
@@ -89,7 +89,7 @@ interface Snapshot {
 
 async function openDisks(manifest: Manifest, folder: string, shelf: ChunkShelf): Promise<readonly SnapshotDisk[]> {
   const plain: ChunkShelf = { ...shelf, key: null };
-  const files = await inBootOrder(imagesOf(manifest), shelf.store, folder, manifest, shelf);
+  const files = await orderedImages(shelf.store, folder, manifest, shelf);
   return Promise.all(
     files.map(entry => {
       const id = `pbs:${folder}${entry.filename}` as LayerId;

@@ -48,3 +48,20 @@ export function crc32c(data: Uint8Array, before = 0): number {
   for (; i < data.length; i++) crc = t0[(crc ^ data[i]!) & 255]! ^ (crc >>> 8);
   return ~crc >>> 0;
 }
+
+/** Adler-32 (RFC 1950, section 8.2) of `data`, continuing from `before`. */
+export function adler32(data: Uint8Array, before = 1): number {
+  let a = before & 0xffff;
+  let b = before >>> 16;
+  for (let at = 0; at < data.length; ) {
+    // So many additions cannot pass 2^32 before the remainder is taken.
+    const end = Math.min(data.length, at + 5552);
+    for (; at < end; at++) {
+      a += data[at]!;
+      b += a;
+    }
+    a %= 65521;
+    b %= 65521;
+  }
+  return b * 65536 + a;
+}

@@ -1,0 +1,1 @@
+export { vma, vmaAdapter } from './read.ts';

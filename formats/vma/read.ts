@@ -1,0 +1,138 @@
+import { createHash } from 'node:crypto';
+import type {
+  Adapter,
+  ByteSource,
+  Confidence,
+  Image,
+  ImagePoint,
+  LayerId,
+  Store,
+  VerifyRun,
+  WritableStore,
+} from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
+import { type ArchiveHeader, headerLength, parseHeader } from './header.ts';
+import { type Archive, deviceLayer, openArchive } from './layer.ts';
+import { type Packing, packedHeader, packingOf, unpacked } from './packed.ts';
+import { HEADER } from './structs.ts';
+
+async function plainHeader(source: ByteSource): Promise<Uint8Array> {
+  if (source.size < HEADER) {
+    throw new ImageError('corrupt', 'the archive ends inside its header', { file: source.name, at: source.size });
+  }
+  const head = new Uint8Array(HEADER);
+  await source.read(head, 0);
+  const whole = new Uint8Array(headerLength(head, source.name));
+  await source.read(whole, 0);
+  return whole;
+}
+
+/** The backups of one machine belong together: `vzdump-qemu-100-2026_11_20-10_00_00.vma`. */
+function setOf(name: string): string | null {
+  return /(?:^|\/)(vzdump-qemu-\d+)-\d{4}_\d\d_\d\d-/.exec(name)?.[1] ?? null;
+}
+
+async function check(archive: Archive, header: ArchiveHeader, size: number, run: VerifyRun) {
+  const { extents, faults } = await archive.load();
+  for (const { fault, message, where } of faults) {
+    run.found({ fault, message, file: archive.name, offset: where.at ?? 0 });
+  }
+  run.progress(size, size);
+  return { checked: 1 + extents.length, bytes: header.size + extents.length * 512 };
+}
+
+function imageOf(
+  name: string,
+  size: number,
+  header: ArchiveHeader,
+  archive: Archive,
+  problem: ImageError | null,
+): Image {
+  const uuid = Buffer.from(header.uuid).toString('hex');
+  const disks = inBootOrder(
+    header.devices.filter(({ isDisk }) => isDisk),
+    device => deviceName(device.name),
+    header.config('qemu-server.conf'),
+  );
+  const identity = createHash('sha256').update(header.md5).update(`${uuid} ${size}`).digest('hex');
+  const point: ImagePoint = {
+    id: `vma:${uuid}` as LayerId,
+    parent: null,
+    set: setOf(name),
+    time: header.created,
+    type: 'full',
+    disks: disks.map(device => ({
+      name: deviceName(device.name),
+      size: device.size,
+      sectorSize: 512,
+      stored: Math.min(device.size, size),
+      layer: problem === null ? deviceLayer(`vma:${uuid}/${device.name}` as LayerId, archive, device) : null,
+    })),
+    identity: `vma:${identity}`,
+    problem,
+  };
+  return {
+    adapter: 'vma',
+    name,
+    encrypted: false,
+    points: [point],
+    warnings: [],
+    ...(problem === null ? { verify: (run: VerifyRun) => check(archive, header, size, run) } : {}),
+    [Symbol.asyncDispose]: () => archive[Symbol.asyncDispose](),
+  };
+}
+
+const needsUnpacking = (name: string, { command }: Packing): ImageError =>
+  new ImageError(
+    'unsupported',
+    'a compressed archive can be read only from its front: unpack it first',
+    { file: name },
+    { hint: `${command} ${name}` },
+  );
+
+async function openSource(source: ByteSource, scratch: WritableStore | null): Promise<Image> {
+  const { name, size } = source;
+  const head = new Uint8Array(Math.min(16, size));
+  await source.read(head, 0);
+  const packing = packingOf(head, name);
+  if (packing === null) {
+    const header = parseHeader(await plainHeader(source), name);
+    return imageOf(name, size, header, openArchive(source, header), null);
+  }
+  const header = parseHeader(await packedHeader(source, packing), name);
+  if (scratch === null) return imageOf(name, size, header, openArchive(source, header), needsUnpacking(name, packing));
+  const archive = openArchive(source, header, () => unpacked(source, packing, header, scratch));
+  return imageOf(name, size, header, archive, null);
+}
+
+function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
+  const isPlain = head.length >= HEADER && [0x56, 0x4d, 0x41, 0x00].every((byte, i) => head[i] === byte);
+  return isPlain || packingOf(head, name) !== null ? 'certain' : 'no';
+}
+
+/**
+ * Reads VMA archives. Compressed ones are unpacked into `scratch` when they are first read, once; without one they are
+ * listed, and say how to unpack them.
+ */
+export function vmaAdapter(scratch: WritableStore | null): Adapter {
+  return {
+    name: 'vma',
+    title: 'Proxmox VE archive (vzdump)',
+    extensions: ['.vma', '.vma.zst', '.vma.gz', '.vma.lzo'],
+    supports: { differencing: false, encryption: false, compression: scratch !== null, write: false },
+    probe,
+    async open(name: string, store: Store) {
+      const source = await store.open(name);
+      try {
+        return await openSource(source, scratch);
+      } catch (error) {
+        await source[Symbol.asyncDispose]();
+        throw error;
+      }
+    },
+  };
+}
+
+/** Uncompressed archives; compressed ones are listed only. */
+export const vma = vmaAdapter(null);
