@@ -1,17 +1,20 @@
 import fs from 'node:fs';
 import path from 'node:path';
+import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { openDiskFile } from '../chain/file.ts';
 import { findPoint } from '../chain/find.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
+import { pickAdapter, readEnds } from '../chain/scan.ts';
 import { restore } from '../jobs/restore.ts';
+import { type InPlaceResult, restoreInPlace } from '../jobs/restore-in-place.ts';
 import { adapters, fileWriters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
 import { openRepo } from './open.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
-import { restoreTarget } from './target.ts';
+import { inPlaceTarget, restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
-import type { Bar, Verb } from './verb.ts';
+import type { Bar, Context, Verb } from './verb.ts';
 
 const FORMATS = ['raw', 'qcow2', 'vhd'] as const;
 type Format = (typeof FORMATS)[number];
@@ -23,6 +26,7 @@ type RestoreArgs = KeyArgs & {
   readonly format?: Format;
   readonly disk?: string;
   readonly force: boolean;
+  readonly inPlace: boolean;
 };
 
 /** As the file's name says, unless said otherwise. */
@@ -51,8 +55,65 @@ function refuseOwnFiles(file: string, repo: string, repository: Repository): voi
   const folder = fs.statSync(root).isDirectory() ? root : path.dirname(root);
   const target = fs.realpathSync(path.dirname(path.resolve(file)));
   const inside = path.relative(folder, path.join(target, path.basename(file)));
-  const files = repository.sets.flatMap(set => set.points).flatMap(point => point.files);
-  if (files.includes(inside)) throw new ImageError('usage', 'that is a file of the backup itself', { file });
+  const files = new Set(repository.sets.flatMap(set => set.points).flatMap(point => [...point.files, point.file]));
+  // By its inode too: a link, or a second name, leads to the same bytes.
+  const there = fs.statSync(file, { throwIfNoEntry: false });
+  const same = (name: string): boolean => {
+    const stat = fs.statSync(path.join(folder, name), { throwIfNoEntry: false });
+    return there?.isFile() === true && stat?.ino === there.ino && stat.dev === there.dev;
+  };
+  if (!files.has(inside) && ![...files].some(same)) return;
+  throw new ImageError('usage', 'that is a file of the backup itself', { file });
+}
+
+/** What is there may be a container of another format, which raw blocks would destroy. */
+async function refuseContainers(args: RestoreArgs): Promise<void> {
+  if (formatFor(args) !== 'raw') {
+    throw new ImageError('usage', 'in place only raw disks are restored', { field: '--in-place' });
+  }
+  if (args.force) throw new ImageError('usage', '--in-place and --force exclude each other');
+  if (args.format === 'raw' || !fs.existsSync(args.file)) return;
+  await using store = localFileStore(args.file);
+  await using source = await store.open(path.basename(args.file));
+  const ends = await readEnds(source);
+  const found = pickAdapter(adapters, ends, path.basename(args.file));
+  if (found === null || found.name === 'raw') return;
+  const message = `looks like a ${found.name} file, not like a raw disk`;
+  throw new ImageError('usage', message, { file: args.file }, { hint: '--format raw if it is one all the same' });
+}
+
+/** Writes over what is there, and says what was done. */
+async function overwrite(args: RestoreArgs, from: { point: RestorePoint; name: string }, disk: Disk, context: Context) {
+  const begin = performance.now();
+  await using target = await inPlaceTarget(args.file, disk.size);
+  let bar: Bar = context.progress('restoring', disk.size);
+  let result: InPlaceResult;
+  try {
+    result = await restoreInPlace({
+      disk,
+      file: target.file,
+      signal: context.signal,
+      progress: done => bar.at(done),
+      checking() {
+        bar.end();
+        bar = context.progress('reading back', disk.size);
+      },
+    });
+  } catch (error) {
+    context.note(`bootmount: ${display(args.file)} may be part old, part new: the same command completes it`);
+    throw error;
+  } finally {
+    bar.end();
+  }
+  const point = `${from.point.set}@${from.point.name}`;
+  if (context.json) {
+    const summary = { point, disk: from.name, file: args.file, format: 'raw', size: disk.size };
+    context.outJson({ ...summary, inPlace: true, ...result });
+    return;
+  }
+  const what = `${formatSize(result.written)} of ${formatSize(disk.size)} differed and were written`;
+  const time = formatDuration(performance.now() - begin);
+  context.out(display(`${args.file}: ${point} ${from.name} in place: ${what}, read back, ${time}`));
 }
 
 export const command: Verb = {
@@ -68,12 +129,18 @@ export const command: Verb = {
         .option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'folder of backups, or one file' })
         .option('format', { choices: FORMATS, nargs: 1, describe: "default: as the file's name ends, else raw" })
         .option('disk', { type: 'string', nargs: 1, describe: 'which disk, when the point has several' })
+        .option('in-place', {
+          type: 'boolean',
+          default: false,
+          describe: 'write over an existing raw file or block device, only what differs',
+        })
         .option('force', { type: 'boolean', default: false, describe: 'overwrite the file' }),
     ),
   async run(args: RestoreArgs, context) {
     const begin = performance.now();
     using keys = keyring(args, { ask: true });
-    const target = restoreTarget(args.file, args.force);
+    if (args.inPlace) await refuseContainers(args);
+    const target = args.inPlace ? null : restoreTarget(args.file, args.force);
     await using opened = await openRepo(args.repo, keys, context);
     refuseOwnFiles(args.file, args.repo, opened.repository);
     const point = findPoint(opened.repository, args.point);
@@ -81,6 +148,7 @@ export const command: Verb = {
     const name = point.disks[number]!.name;
     const format = formatFor(args);
     await using disk = await point.openDisk(number);
+    if (target === null) return overwrite(args, { point, name }, disk, context);
     let bar: Bar = context.progress('restoring', disk.size);
     try {
       const result = await restore({

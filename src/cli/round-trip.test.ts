@@ -175,6 +175,36 @@ describe('a set of a full and two incrementals', () => {
   });
 });
 
+describe('restore in place', () => {
+  const restore = (file: string, ...more: readonly string[]): ReturnType<typeof runCli> =>
+    runCli(['restore', 'web01', file, '--repo', repo, '--key-file', key, '--in-place', ...more]);
+
+  test('writes what differs, whatever the length was; refuses containers, links to the backup, and --force', async () => {
+    const out = at('there.raw');
+    expect((await restore(out)).code).toBe(3);
+    fs.copyFileSync(source, out);
+    const fd = fs.openSync(out, 'r+');
+    fs.writeSync(fd, Buffer.alloc(5000, 1), 0, 5000, 2 * MIB);
+    fs.closeSync(fd);
+    fs.truncateSync(out, 30 * MIB);
+    const { inode, ...ran } = { ...(await restore(out, '--json')), inode: fs.statSync(out).ino };
+    expect(JSON.parse(ran.stdout)).toMatchObject({ inPlace: true, written: 8192 });
+    expect([sha(out), fs.statSync(out).ino]).toEqual([digests[2], inode]);
+    expect((await restore(out, '--force')).code).toBe(2);
+    const own = path.join(repo, 'web01', '2026-11-01T00-00-00Z.bml');
+    const digest = sha(own);
+    fs.linkSync(own, at('second-name'));
+    fs.symlinkSync(own, at('link'));
+    for (const name of ['second-name', 'link']) {
+      const refused = await restore(at(name), '--format', 'raw');
+      expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining('file of the backup itself')]);
+    }
+    expect((await restore(at('link'))).stderr).toContain('looks like a bml file');
+    fs.rmSync(at('second-name'));
+    expect(sha(own)).toBe(digest);
+  });
+});
+
 describe('sets and sources', () => {
   test('a plain set stays plain; qcow2 and foreign sets', async () => {
     const plain = (time: string, ...more: readonly string[]): ReturnType<typeof runCli> =>

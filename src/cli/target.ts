@@ -1,6 +1,7 @@
 /** A restored file while it grows: `FILE.partial` and its journal, then `FILE`. */
 import fs from 'node:fs';
 import path from 'node:path';
+import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { type LocalFile, openFile, replaceFile, syncDirectory } from '../base/io.ts';
 import type { RestoreTarget } from '../jobs/restore.ts';
@@ -80,4 +81,43 @@ export function restoreTarget(file: string, force: boolean): RestoreTarget & { r
       fs.rmSync(journal, { force: true });
     },
   };
+}
+
+export interface InPlaceTarget extends AsyncDisposable {
+  readonly file: LocalFile;
+}
+
+/**
+ * A file or block device that is there, for writing over. A device that is mounted, or otherwise in use by the system, is
+ * refused ('busy'); a file is made as long as the disk.
+ */
+export async function inPlaceTarget(file: string, size: Bytes): Promise<InPlaceTarget> {
+  const stat = fs.statSync(file, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    throw new ImageError('not-found', 'there is no such file', { file }, { hint: 'leave out --in-place' });
+  }
+  let guard: number | null = null;
+  if (stat.isBlockDevice()) {
+    try {
+      // On a device, and without O_CREAT, O_EXCL means: nobody else in the kernel has it (open(2)).
+      guard = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_EXCL);
+    } catch (cause) {
+      if (codeOf(cause) === 'EBUSY') throw new ImageError('busy', 'the device is in use', { file }, { cause });
+      throw cause;
+    }
+  }
+  try {
+    const opened = await openFile(file, 'write');
+    if (guard === null && opened.size !== size) await opened.truncate(size);
+    return {
+      file: opened,
+      async [Symbol.asyncDispose]() {
+        await opened[Symbol.asyncDispose]();
+        if (guard !== null) fs.closeSync(guard);
+      },
+    };
+  } catch (error) {
+    if (guard !== null) fs.closeSync(guard);
+    throw error;
+  }
 }
