@@ -175,6 +175,7 @@ export function parseDescriptor(raw: Uint8Array, file: string): Descriptor {
   const createType = checkedType(keys.get('createtype'), file);
   const cid = keys.get('cid');
   if (cid === undefined) throw new ImageError('corrupt', 'the descriptor has no CID', { file, field: 'CID' });
+  const own = hex(cid, 'CID', file);
   const parentCid = hex(keys.get('parentcid') ?? 'ffffffff', 'parentCID', file);
   const size = extents.reduce((sum, extent) => sum + extent.size, 0);
   if (size === 0 || !Number.isSafeInteger(size)) {
@@ -182,7 +183,7 @@ export function parseDescriptor(raw: Uint8Array, file: string): Descriptor {
     throw new ImageError('corrupt', message, { file, field: 'extent' });
   }
   return {
-    cid: hex(cid, 'CID', file),
+    cid: own,
     parentCid: parentCid === NO_PARENT ? null : parentCid,
     createType,
     parentHint: keys.get('parentfilenamehint') || null,

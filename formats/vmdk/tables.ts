@@ -45,22 +45,37 @@ export function grainLayer(tables: GrainTables, part: Part): Layer {
   const tableLength = perTable * entrySize;
   const nobody = part.hasParent ? ABSENT : ZERO;
 
+  // Neighbours are asked for one after another: they have a table and a page in common, as a rule.
+  let lastPage: Uint8Array | null = null;
+  let lastView: DataView | null = null;
+  let lastTable = -1;
+  let lastTableAt: Bytes = ABSENT;
+
   const pageAt = (at: Bytes): Bytes => at - (at % PAGE);
   const view = (at: Bytes): DataView | null => {
     const page = kept.resident(pageAt(at));
-    return page === null ? null : viewOf(page);
+    if (page !== lastPage) {
+      lastPage = page;
+      lastView = page === null ? null : viewOf(page);
+    }
+    return lastView;
   };
   const loadPage = async (at: Bytes): Promise<void> => {
     await kept.load(pageAt(at), Math.min(PAGE, source.size - pageAt(at)));
   };
   const directoryEntry = (block: number): Bytes => directoryAt + Math.floor(block / perTable) * entrySize;
 
+  /** null: the directory's page is not in memory. */
   const tableOf = (block: number): Bytes | null => {
+    const number = Math.floor(block / perTable);
+    if (number === lastTable) return lastTableAt;
     const at = directoryEntry(block);
     const page = view(at);
     if (page === null) return null;
     const table = tables.table(page, at % PAGE);
-    return table >= 0 && table + tableLength > source.size ? BAD : table;
+    lastTableAt = table >= 0 && table + tableLength > source.size ? BAD : table;
+    lastTable = number;
+    return lastTableAt;
   };
   const entryAt = (table: Bytes, block: number): Bytes => table + (block % perTable) * entrySize;
 
@@ -78,7 +93,7 @@ export function grainLayer(tables: GrainTables, part: Part): Layer {
   };
 
   const load = async (block: number): Promise<void> => {
-    await loadPage(directoryEntry(block));
+    if (tableOf(block) === null) await loadPage(directoryEntry(block));
     const table = tableOf(block);
     if (table !== null && table >= 0) await loadPage(entryAt(table, block));
   };
