@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
+import type { Store } from '../../src/base/contracts.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { localStore } from '../../src/stores/local.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
@@ -48,21 +49,19 @@ function putLog(file: Uint8Array, at: number, build: readonly ((places: readonly
   const places: number[] = [];
   for (const make of build) {
     places.push(at);
-    for (const byte of chunks(make(places))) {
-      file.set(byte, LOG_AT + at);
-      at = (at + PAGE) % MIB;
+    const raw = make(places);
+    for (let from = 0; from < raw.length; from += PAGE, at = (at + PAGE) % MIB) {
+      file.set(raw.subarray(from, from + PAGE), LOG_AT + at);
     }
   }
   return places;
 }
 
-function* chunks(raw: Uint8Array): Iterable<Uint8Array> {
-  for (let at = 0; at < raw.length; at += PAGE) yield raw.subarray(at, at + PAGE);
-}
+const stackOf = (store: Store, name = 'a.vhdx') => openStack({ adapter: vhdx, store, name, keys });
 
 async function read(file: Uint8Array) {
   const store = memoryStore({ 'a.vhdx': file });
-  await using stack = await openStack({ adapter: vhdx, store, name: 'a.vhdx', keys });
+  await using stack = await stackOf(store);
   const content = new Uint8Array(stack.size);
   await stack.read(content, 0);
   expect(Buffer.compare(store.bytes('a.vhdx'), file)).toBe(0);
@@ -191,7 +190,7 @@ describe('replay', () => {
     ]);
     const want = (await read(file)).content;
     const { store } = counted(memoryStore({ 'a.vhdx': file }));
-    await using stack = await openStack({ adapter: vhdx, store, name: 'a.vhdx', keys });
+    await using stack = await stackOf(store);
     const { below } = random(4);
     for (let i = 0; i < 300; i++) {
       const at = below(8 * PAGE);
@@ -216,14 +215,26 @@ describe('which entries count', () => {
   });
 
   test('one of an earlier log, or out of order, is not followed', async () => {
-    const file = whole();
-    putLog(file, 0, [
-      () => entry(5, 0, change(0, 50)),
+    for (const next of [
       () => entry(6, 0, change(MIB, 51), { guid: guidFor('an earlier log') }),
-      () => entry(8, 0, change(2 * MIB, 52)),
-    ]);
+      () => entry(8, 0, change(MIB, 51)),
+      () => entry(5, 0, change(MIB, 51)),
+    ]) {
+      const file = whole();
+      putLog(file, 0, [() => entry(5, 0, change(0, 50)), next]);
+      const want = original();
+      want.set(page(50), 0);
+      expectContent((await read(file)).content, want);
+    }
+  });
+
+  test('a sequence that says it began in another one does not count', async () => {
+    const file = whole();
+    putLog(file, 0, [() => entry(10, 0, change(0, 50)), () => entry(11, 0, change(MIB, 51))]);
+    putLog(file, 20 * PAGE, [() => entry(20, 0, change(0, 60))]);
+    putLog(file, 30 * PAGE, [() => entry(15, 30 * PAGE, change(0, 70))]);
     const want = original();
-    want.set(page(50), 0);
+    want.set(page(70), 0);
     expectContent((await read(file)).content, want);
   });
 
@@ -373,7 +384,7 @@ describe('QEMU replays the same', () => {
     const folder = scratch();
     try {
       const name = unpackSample(QEMU_SAMPLE, folder);
-      await using stack = await openStack({ adapter: vhdx, store: localStore(folder), name, keys });
+      await using stack = await stackOf(localStore(folder), name);
       expect(stack.image.warnings).toEqual([]);
       const got = new Uint8Array(MIB);
       await stack.read(got, 17 * MIB);
@@ -385,12 +396,7 @@ describe('QEMU replays the same', () => {
         file.fill(0, at + 48, at + 64);
         putSum(file.subarray(at, at + 4096));
       }
-      await using without = await openStack({
-        adapter: vhdx,
-        store: memoryStore({ 'a.vhdx': file }),
-        name: 'a.vhdx',
-        keys,
-      });
+      await using without = await stackOf(memoryStore({ 'a.vhdx': file }));
       await without.read(got, 17 * MIB);
       expect(got.every(byte => byte === 0)).toBe(true);
     } finally {

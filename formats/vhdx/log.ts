@@ -141,7 +141,9 @@ function activeSequence(ring: Ring): readonly Entry[] {
     const next = entries.get((entry.at + entry.length) % ring.raw.length);
     return next?.sequence === entry.sequence + 1n ? next : undefined;
   };
-  const newestFirst = [...entries.values()].sort((a, b) => (a.sequence > b.sequence ? -1 : 1));
+  const newestFirst = [...entries.values()].sort(
+    (a, b) => Number(b.sequence > a.sequence) - Number(a.sequence > b.sequence),
+  );
   const endOf = new Map<Entry, Entry>();
   for (const entry of newestFirst) endOf.set(entry, endOf.get(after(entry) ?? entry) ?? entry);
   for (const end of newestFirst) {

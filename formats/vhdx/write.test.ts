@@ -180,6 +180,28 @@ test('a write that is cut off anywhere leaves a whole VHDX or none', async () =>
   }
 });
 
+test('the signature is written when all else is durable', async () => {
+  const store = memoryStore();
+  await using file = await store.create('a.vhdx');
+  const steps: string[] = [];
+  const watched = {
+    ...file,
+    get size() {
+      return file.size;
+    },
+    write(from: Uint8Array, at: number) {
+      steps.push(at === 0 ? 'signature' : 'write');
+      return file.write(from, at);
+    },
+    async sync() {
+      steps.push('sync');
+    },
+  };
+  await writeVhdx(DISK, watched);
+  expect(steps.slice(-3)).toEqual(['sync', 'signature', 'sync']);
+  expect(steps.filter(step => step === 'signature').length).toBe(1);
+});
+
 test('a disk that fails to read fails the writing, and leaves no VHDX', async () => {
   const store = memoryStore();
   const bad = { ...DISK, read: () => Promise.reject(new Error('gone')) };
