@@ -6,7 +6,7 @@ import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { mountpoint as checkMountpoint, mountsOf } from '../host/fuse/mount.ts';
 import { askControl } from '../server/control.ts';
-import { guardMountpoint } from '../server/guard.ts';
+import { guardMountpoint, isGuarded, releaseMountpoint } from '../server/guard.ts';
 import { mountpointPath, runPaths, stateFolder } from '../server/paths.ts';
 import {
   type CloneRequest,
@@ -238,10 +238,13 @@ export const command: Verb = {
     const mountpoint = checkMountpoint(args.mountpoint);
     const config = configOf(args, args.repo, mountpoint);
     refuseOwnMount(config.repo);
-    guardMountpoint(mountpoint);
+    const guarded = isGuarded(mountpoint) || !guardMountpoint(mountpoint);
     const keyFile = mountOptions(args.o ?? []).named.get('key-file');
     const keyed = keyFile === undefined ? args : { ...args, keyFile: [...(args.keyFile ?? []), keyFile] };
-    const { child, prepared } = await start(config, keyed, context);
+    const { child, prepared } = await start(config, keyed, context).catch(error => {
+      if (!guarded) releaseMountpoint(mountpoint);
+      throw error;
+    });
     for (const warning of prepared.warnings) context.note(`bootmount: ${warning}`);
     if (context.json) context.outJson({ mount: mountpoint, repo: config.repo, ...prepared });
     else
