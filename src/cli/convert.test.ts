@@ -233,7 +233,8 @@ describe('Ctrl-C', () => {
 
     const changed = at('changed.img');
     expect((await stopped(big, changed)).code).toBe(130);
-    put(big, 5000, 100, 77);
+    // Between the samples that a raw disk is known by.
+    put(big, MIB + 5000, 100, 77);
     expect(JSON.parse((await runCli(['convert', big, changed, '--json'])).stdout)).toMatchObject({ resumedAt: 0 });
     expect(sha(changed)).toBe(sha(big));
 
