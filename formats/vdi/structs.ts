@@ -8,7 +8,7 @@ export const SECTOR = 512;
 export const HEADER_SIZE = 512;
 /** 0xBEDA107F, as its bytes stand in the file. */
 const SIGNATURE = '\x7f\x10\xda\xbe';
-export const SIGNATURE_AT = 64;
+const SIGNATURE_AT = 64;
 export const VERSION = 0x0001_0001;
 /** Where the header's length, which does not count what stands before it, begins to count. */
 export const LENGTH_FROM = 72;
