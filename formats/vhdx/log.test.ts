@@ -181,13 +181,11 @@ describe('replay', () => {
 
   test('reads of any length over pages, zeros and the file, also when the file answers late', async () => {
     const file = whole();
-    putLog(file, 0, [
-      () =>
-        entry(1, 0, [
-          { at: fileAt(3 * PAGE), page: page(50) },
-          { at: fileAt(5 * PAGE), zeros: PAGE },
-        ]),
-    ]);
+    const changes = [
+      { at: fileAt(3 * PAGE), page: page(50) },
+      { at: fileAt(5 * PAGE), zeros: PAGE },
+    ];
+    putLog(file, 0, [() => entry(1, 0, changes)]);
     const want = (await read(file)).content;
     const { store } = counted(memoryStore({ 'a.vhdx': file }));
     await using stack = await stackOf(store);
@@ -354,18 +352,13 @@ describe('QEMU replays the same', () => {
       table.fill(0, 16, 24);
       // Not around the log's end: there QEMU 7.2 takes the entry at the start for a sequence of its own.
       const at = 4 * PAGE;
+      const changes = [
+        { at: fileAt(MIB), zeros: 3 * PAGE },
+        { at: fileAt(MIB + PAGE), page: page(9) },
+      ];
       putLog(file, at, [
         () => entry(41, at, [{ at: TABLE_AT, page: table }], { flushed: file.length, last: file.length }),
-        () =>
-          entry(
-            42,
-            at,
-            [
-              { at: fileAt(MIB), zeros: 3 * PAGE },
-              { at: fileAt(MIB + PAGE), page: page(9) },
-            ],
-            { flushed: file.length, last: file.length },
-          ),
+        () => entry(42, at, changes, { flushed: file.length, last: file.length }),
       ]);
       fs.writeFileSync(path.join(folder, 'a.vhdx'), file);
       fs.writeFileSync(path.join(folder, 'copy.vhdx'), file);

@@ -2,12 +2,13 @@ import { createHash } from 'node:crypto';
 import type { Adapter, ByteSource, Image, ImagePoint } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Area, checkSignature, type FoundHeader, findHeader, findRegions, type Regions } from './header.ts';
-import { type BlockMap, blockLayer, tableLength } from './layer.ts';
+import { blockLayer } from './layer.ts';
 import { pendingEntries } from './log.ts';
 import { type DiskFacts, readMetadata } from './metadata.ts';
 import { idOf, parentOf } from './parent.ts';
 import { replayed } from './replay.ts';
 import { hasText, SIGNATURE } from './structs.ts';
+import { type BlockMap, tableLength } from './table.ts';
 import { verifyImage } from './verify.ts';
 
 /** So much of the block table stands for the content in the image's identity. */

@@ -3,7 +3,6 @@ import type { ByteSource, Bytes, Layer, VerifyRun } from '../../src/base/contrac
 import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { soundAt } from './header.ts';
-import { type BlockMap, blockCount, entryIn, misplaced, offsetIn, stateIn, tableLength } from './layer.ts';
 import {
   BITMAP_SIZE,
   chunkRatio,
@@ -15,6 +14,7 @@ import {
   REGION_TABLES_AT,
   STATE,
 } from './structs.ts';
+import { type BlockMap, blockCount, entryIn, misplaced, offsetIn, stateIn, tableLength } from './table.ts';
 
 /** Part of the table, and of the data, that is read at once. */
 const PART = MIB;
