@@ -264,10 +264,11 @@ export function deltaIndex(place: IndexPlace, blocks: number, inherited: number,
   let ready: Sorted | null = null;
   let preparing: Promise<Sorted> | null = null;
   const prepared = async (): Promise<Sorted> => {
+    if (ready !== null) return ready;
     preparing ??= prepare(place, blocks, signal).finally(() => {
       preparing = null;
     });
-    ready ??= await preparing;
+    ready = await preparing;
     return ready;
   };
   const pageOf = (fences: Uint32Array, block: number): number => Math.max(0, lastAtOrBefore(fences, block));

@@ -79,10 +79,11 @@ export function reservedVolume({ origin, diskNumber, partition }: PartitionSpec,
     return { starts, numbers, elements, end: Math.min(end, reservedLength) };
   };
   const measured = async (): Promise<Run> => {
+    if (run !== null) return run;
     running ??= measure().finally(() => {
       running = null;
     });
-    run ??= await running;
+    run = await running;
     return run;
   };
   const contentOf = ({ elements, numbers }: Run, i: number): Promise<Uint8Array> => {
