@@ -12,12 +12,13 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
   chain: ['base'],
   overlay: ['base', 'chain'],
   views: ['base', 'chain', 'overlay'],
-  tree: ['base', 'chain', 'overlay', 'views'],
+  volumes: ['base'],
+  tree: ['base', 'chain', 'overlay', 'views', 'volumes'],
   jobs: ['base', 'chain', 'overlay', 'views'],
   host: ['base'],
   registry: ['base', 'formats'],
   server: ['base', 'chain', 'stores', 'tree', 'host', 'registry'],
-  cli: ['base', 'chain', 'stores', 'jobs', 'host', 'server', 'registry', 'tree'],
+  cli: ['base', 'chain', 'stores', 'jobs', 'host', 'server', 'registry', 'tree', 'volumes'],
   formats: ['base'],
 };
 /** Rooms that may touch the file system by themselves; all others go through `base/io` and the stores. */

@@ -1,8 +1,9 @@
-/** `backups/<set>/<point>/<disk>.<format>`: every restore point that can be read, in every format, read only. */
+/** `backups/<set>/<point>/<disk>.<format>` and its `files`: every restore point that can be read, read only. */
 import type { DirNode, Disk, DiskFormat, FileNode, Node, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import type { BackupSet, PointDisk, Repository, RestorePoint } from '../chain/point.ts';
 import { allocatedOf, readView, seekView } from '../views/view.ts';
+import { type FilesShare, filesFolder, filesShare } from './files.ts';
 import { folder, jsonFile, link, once } from './nodes.ts';
 
 const LONG_AGO = new Date(0);
@@ -64,13 +65,14 @@ export function describePoint(point: RestorePoint): PointDescription {
   return { set, name, time: point.time?.toISOString() ?? null, type, adapter, parent, identity, files, disks };
 }
 
-function pointFolder(point: RestorePoint, formats: readonly DiskFormat[]): DirNode {
+function pointFolder(point: RestorePoint, formats: readonly DiskFormat[], share: FilesShare): DirNode {
   const mtime = point.time ?? LONG_AGO;
   const entries = once(async () => {
     const nodes = new Map<string, Node>();
     for (const [i, { name }] of point.disks.entries()) {
       for (const [file, node] of diskViews(name, await point.openDisk(i), formats, mtime)) nodes.set(file, node);
     }
+    nodes.set('files', filesFolder(point, share, mtime));
     return nodes.set(
       'point.json',
       jsonFile(mtime, () => describePoint(point)),
@@ -85,19 +87,20 @@ function pointFolder(point: RestorePoint, formats: readonly DiskFormat[]): DirNo
   };
 }
 
-function setFolder(set: BackupSet, formats: readonly DiskFormat[]): DirNode | null {
+function setFolder(set: BackupSet, formats: readonly DiskFormat[], share: FilesShare): DirNode | null {
   const readable = set.points.filter(point => point.state === 'ok');
   const newest = readable.at(-1);
   if (newest === undefined) return null;
-  const nodes = new Map<string, Node>(readable.map(point => [point.name, pointFolder(point, formats)]));
+  const nodes = new Map<string, Node>(readable.map(point => [point.name, pointFolder(point, formats, share)]));
   nodes.set('latest', link(newest.time ?? LONG_AGO, newest.name));
   return folder(newest.time ?? LONG_AGO, () => nodes);
 }
 
 export function backupsFolder(repository: Repository, formats: readonly DiskFormat[]): DirNode {
   const nodes = new Map<string, Node>();
+  const share = filesShare();
   for (const set of repository.sets) {
-    const node = setFolder(set, formats);
+    const node = setFolder(set, formats, share);
     if (node !== null) nodes.set(set.name, node);
   }
   return folder(LONG_AGO, () => nodes);

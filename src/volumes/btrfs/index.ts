@@ -1,0 +1,83 @@
+/**
+ * btrfs on one device, or one mirror of several. The newest changes of an unclean file system may be in its log tree,
+ * which is not replayed: the file system is whole without it, as of its last commit.
+ */
+import { wholeOf } from '../content.ts';
+import type { Attributes, EntryKind, Volume, VolumeDir, VolumeEntry, VolumeNode, VolumeReader } from '../contracts.ts';
+import { fieldText, nameOf } from '../names.ts';
+import { dateOf, u64 } from '../source.ts';
+import { openContent } from './content.ts';
+import { type Btrfs, ITEM, keyAt, openFileSystem } from './filesystem.ts';
+
+const TOP_LEVEL = 5;
+const ROOT_INODE = 256;
+const LONGEST_LINK = 4096;
+const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
+const TYPE_MASK = 0xf000;
+
+async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<VolumeNode> {
+  const { source } = btrfs;
+  const root = await btrfs.tree(tree);
+  const key = { object: number, type: ITEM.inode, offset: 0 };
+  const { value } = await btrfs.items(root, key, key).next();
+  const data: Buffer = source.need(value?.data, `there is no inode ${number} in subvolume ${tree}`);
+  source.check(data.length >= 160, `inode ${number} is damaged`);
+  const mode = data.readUInt32LE(52);
+  const seconds = data.readUInt32LE(136) + data.readInt32LE(140) * 0x1_0000_0000;
+  const attributes: Attributes = {
+    mtime: dateOf(seconds * 1000 + Math.floor(data.readUInt32LE(144) / 1e6)),
+    mode: mode & 0o7777,
+    uid: data.readUInt32LE(44),
+    gid: data.readUInt32LE(48),
+    links: data.readUInt32LE(40),
+  };
+  const size = u64(data, 16);
+  source.check(Number.isSafeInteger(size), `inode ${number} has no sound size`);
+  const open = () => openContent(btrfs, root, number, size);
+  switch (mode & TYPE_MASK) {
+    case 0x4000:
+      return { ...attributes, kind: 'dir', id: `${tree}:${number}`, list: () => list(btrfs, tree, number) };
+    case 0x8000:
+      return { ...attributes, kind: 'file', size, allocated: u64(data, 24), open };
+    case 0xa000:
+      return {
+        ...attributes,
+        kind: 'link',
+        target: async () => nameOf(await wholeOf(source, await open(), LONGEST_LINK)),
+      };
+    default:
+      return { ...attributes, kind: 'other' };
+  }
+}
+
+async function list(btrfs: Btrfs, tree: number, number: number): Promise<readonly VolumeEntry[]> {
+  const root = await btrfs.tree(tree);
+  const out: VolumeEntry[] = [];
+  const keys = { object: number, type: ITEM.dirIndex };
+  const last = { ...keys, offset: Number.POSITIVE_INFINITY };
+  for await (const { data } of btrfs.items(root, { ...keys, offset: 0 }, last)) {
+    const nameEnd = 30 + data.readUInt16LE(27);
+    btrfs.source.check(nameEnd <= data.length, 'an entry of a folder is damaged');
+    const name = nameOf(data.subarray(30, nameEnd));
+    const { object, type } = keyAt(data, 0);
+    // A subvolume is a folder that is the root of another tree.
+    const subvolume = type === ITEM.root;
+    const kind = subvolume ? 'dir' : (KINDS[data[29]!] ?? 'other');
+    const node = () => (subvolume ? nodeOf(btrfs, object, ROOT_INODE) : nodeOf(btrfs, tree, object));
+    out.push({ name, kind, node });
+  }
+  return out;
+}
+
+export const btrfs: VolumeReader = {
+  name: 'btrfs',
+  async open(source): Promise<Volume | null> {
+    const its = await openFileSystem(source);
+    if (its === null) return null;
+    const root = await nodeOf(its, TOP_LEVEL, ROOT_INODE);
+    const top: VolumeDir = source.need(root.kind === 'dir' ? root : null, 'the root is no folder');
+    const logged = its.superblock.logTree !== 0;
+    const warnings = logged ? ['the last changes are in the btrfs log tree, which is not replayed'] : [];
+    return { type: 'btrfs', label: fieldText(its.superblock.label), warnings, root: top };
+  },
+};

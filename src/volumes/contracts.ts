@@ -1,0 +1,91 @@
+/**
+ * Volumes: the file systems inside a disk, read only. A file is a list of ranges of the disk wherever the file system
+ * stores it plainly, so that reading one is the same walk through the chain as reading the disk.
+ *
+ * Names are bytes first: where a file system's bytes are not UTF-8, each such byte is a lone surrogate U+DC80…U+DCFF in
+ * the string (`names.ts`), so that no two names become one and none is lost.
+ */
+import type { Bytes, Done } from '../base/contracts.ts';
+import type { VolumeSource } from './source.ts';
+
+export type EntryKind = 'file' | 'dir' | 'link' | 'other';
+
+export interface Attributes {
+  readonly mtime: Date;
+  /** Permission bits, 0o7777. File systems without them say what they mean: 0o644, 0o755. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly links: number;
+}
+
+/** A name in a folder. `kind` is what the folder says, which can be out of date; the node knows. */
+export interface VolumeEntry {
+  readonly name: string;
+  readonly kind: EntryKind;
+  node(): Promise<VolumeNode>;
+}
+
+export interface VolumeDir extends Attributes {
+  readonly kind: 'dir';
+  /** The same for the same folder: what tells a loop. */
+  readonly id: string;
+  /** Everything but `.` and `..`, in the order of the folder. */
+  list(): Promise<readonly VolumeEntry[]>;
+  /** An alternate data stream; null: there is none of that name. */
+  stream?(name: string): Promise<VolumeFile | null>;
+}
+
+export interface VolumeFile extends Attributes {
+  readonly kind: 'file';
+  readonly size: Bytes;
+  /** Bytes that it takes up on its volume. */
+  readonly allocated: Bytes;
+  open(): Promise<FileContent>;
+  stream?(name: string): Promise<VolumeFile | null>;
+}
+
+export interface VolumeLink extends Attributes {
+  readonly kind: 'link';
+  /** As it is stored, with `/` between names. */
+  target(): Promise<string>;
+}
+
+/** A device, pipe or socket. */
+export interface VolumeOther extends Attributes {
+  readonly kind: 'other';
+}
+
+export type VolumeNode = VolumeDir | VolumeFile | VolumeLink | VolumeOther;
+
+/** What lies at an offset of a file, and for how many bytes. `at` counts from the disk's start. */
+export type FileRange = { readonly length: Bytes } & (
+  | { readonly kind: 'zero' }
+  | { readonly kind: 'disk'; readonly at: Bytes }
+  | { readonly kind: 'packed' }
+);
+
+/** The content of one open file. Needs no closing: everything it holds is memory. */
+export interface FileContent {
+  readonly size: Bytes;
+  /** 1 <= length <= limit; `at + limit` never exceeds `size`. */
+  range(at: Bytes, limit: Bytes): FileRange;
+  /** Fills `into`; the range lies inside the file. On an error `into` is not to be used. */
+  read(into: Uint8Array, at: Bytes): Done;
+}
+
+export interface Volume {
+  /** `ext4`, `ntfs`, `fat32`, … */
+  readonly type: string;
+  readonly label: string;
+  /** What a user should know before trusting the files, one line each. */
+  readonly warnings: readonly string[];
+  readonly root: VolumeDir;
+}
+
+/** One family of file systems. */
+export interface VolumeReader {
+  readonly name: string;
+  /** null: not this file system. An ImageError: it is, and cannot be read. Constant I/O, or that of a journal. */
+  open(source: VolumeSource): Promise<Volume | null>;
+}

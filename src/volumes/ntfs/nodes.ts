@@ -1,0 +1,153 @@
+/** Files, folders, links and streams of an NTFS volume. */
+import type { Attributes, EntryKind, VolumeDir, VolumeEntry, VolumeFile, VolumeNode } from '../contracts.ts';
+import { nameOf } from '../names.ts';
+import { dateOf } from '../source.ts';
+import { fileContent } from './data.ts';
+import type { Ntfs, WholeAttribute } from './filesystem.ts';
+import { FLAG_DIR, FLAG_IN_USE, fixedUp, type Record, referenceAt, TYPE } from './records.ts';
+import { isLink, linkTarget, type Reparse, readReparse } from './reparse.ts';
+
+export const ROOT = 5;
+/** Records below belong to the file system itself. */
+const FIRST_USER_RECORD = 24;
+const NAMESPACE_DOS = 2;
+const ATTRIBUTE_READ_ONLY = 0x1;
+const ATTRIBUTE_SYSTEM = 0x4;
+const ATTRIBUTE_REPARSE = 0x400;
+const NAME_IS_DIR = 0x1000_0000;
+const LAST_ENTRY = 2;
+const LARGEST_INDEX = 2 ** 31;
+const LARGEST_BITMAP = 4_194_304;
+
+/** 100 ns since 1601. */
+const time = (bytes: Buffer, at: number): Date =>
+  dateOf(Number(bytes.readBigUInt64LE(at) / 10_000n) - 11_644_473_600_000);
+
+interface Standard {
+  readonly mtime: Date;
+  readonly flags: number;
+}
+
+function standardOf(ntfs: Ntfs, record: Record): Standard {
+  const found = record.attributes.find(({ type }) => type === TYPE.standard)?.resident;
+  const bytes = ntfs.source.need(found, `file record ${record.number} has no times`);
+  return { mtime: time(bytes, 8), flags: bytes.readUInt32LE(32) };
+}
+
+const LINK_MAGIC = 'IntxLNK\x01';
+const LONGEST_INTX = 8200;
+
+/** Symbolic links as Interix and ntfs-3g write them: a system file that begins with a magic word. */
+async function interixLink(ntfs: Ntfs, flags: number, data: WholeAttribute | null): Promise<string | null> {
+  if ((flags & ATTRIBUTE_SYSTEM) === 0 || data === null || data.size < 10 || data.size > LONGEST_INTX) return null;
+  const bytes = await ntfs.value(data, LONGEST_INTX);
+  return bytes.toString('latin1', 0, 8) === LINK_MAGIC ? bytes.toString('utf16le', 8) : null;
+}
+
+function fileOf(
+  ntfs: Ntfs,
+  record: Record,
+  attributes: Attributes,
+  data: WholeAttribute,
+  reparse: Reparse | null,
+): VolumeFile {
+  return {
+    ...attributes,
+    kind: 'file',
+    size: data.size,
+    allocated: data.allocated,
+    open: () => fileContent(ntfs, record, data, reparse),
+  };
+}
+
+const streamOf =
+  (ntfs: Ntfs, record: Record, attributes: Attributes) =>
+  async (name: string): Promise<VolumeFile | null> => {
+    const data = name === '' ? null : await ntfs.attribute(record, TYPE.data, name);
+    return data === null ? null : fileOf(ntfs, record, attributes, data, null);
+  };
+
+export async function nodeOf(ntfs: Ntfs, number: number): Promise<VolumeNode> {
+  const record = await ntfs.record(number);
+  ntfs.source.check((record.flags & FLAG_IN_USE) !== 0, `file record ${number} is not in use`);
+  const { mtime, flags } = standardOf(ntfs, record);
+  const dir = (record.flags & FLAG_DIR) !== 0;
+  const mode = dir ? 0o755 : (flags & ATTRIBUTE_READ_ONLY) !== 0 ? 0o444 : 0o644;
+  const attributes: Attributes = { mtime, mode, uid: 0, gid: 0, links: dir ? 1 : Math.max(1, record.links) };
+  const reparse = await readReparse(ntfs, record);
+  if (reparse !== null && isLink(reparse.tag)) {
+    return { ...attributes, kind: 'link', target: async () => linkTarget(ntfs.source, reparse) };
+  }
+  const stream = streamOf(ntfs, record, attributes);
+  if (dir) return { ...attributes, kind: 'dir', id: String(number), list: () => list(ntfs, record), stream };
+  const data = await ntfs.attribute(record, TYPE.data, '');
+  const target = await interixLink(ntfs, flags, data);
+  if (target !== null) return { ...attributes, kind: 'link', target: async () => target };
+  const content = ntfs.source.need(data, `file record ${number} has no content`);
+  return { ...fileOf(ntfs, record, attributes, content, reparse), stream };
+}
+
+export async function rootOf(ntfs: Ntfs): Promise<VolumeDir> {
+  const root = await nodeOf(ntfs, ROOT);
+  return ntfs.source.need(root.kind === 'dir' ? root : null, 'the root is no folder');
+}
+
+/** Entries of one node of the index; its children are read as blocks, in any order. `bytes` starts at the node's header. */
+function entriesIn(ntfs: Ntfs, folder: number, bytes: Buffer, out: Map<string, VolumeEntry>): void {
+  const end = bytes.readUInt32LE(4);
+  ntfs.source.check(end <= bytes.length, `an index node of folder ${folder} is too long`);
+  for (let at = bytes.readUInt32LE(0); at + 16 <= end; ) {
+    const length = bytes.readUInt16LE(at + 8);
+    const keyLength = bytes.readUInt16LE(at + 10);
+    const flags = bytes.readUInt16LE(at + 12);
+    ntfs.source.check(length >= 16 && at + length <= end, `an index entry of folder ${folder} is damaged`);
+    if ((flags & LAST_ENTRY) !== 0) break;
+    if (keyLength >= 66) {
+      const key = bytes.subarray(at + 16, at + 16 + keyLength);
+      const number = referenceAt(bytes, at);
+      const nameLength = key[64]! * 2;
+      ntfs.source.check(66 + nameLength <= keyLength, `a name in folder ${folder} is longer than its entry`);
+      if (key[65] !== NAMESPACE_DOS && (number >= FIRST_USER_RECORD || folder !== ROOT)) {
+        const name = key.toString('utf16le', 66, 66 + nameLength);
+        out.set(name, { name, kind: kindOf(key), node: () => nodeOf(ntfs, number) });
+      }
+    }
+    at += length;
+  }
+}
+
+function kindOf(key: Buffer): EntryKind {
+  const flags = key.readUInt32LE(56);
+  if ((flags & ATTRIBUTE_REPARSE) !== 0 && isLink(key.readUInt32LE(60))) return 'link';
+  return (flags & NAME_IS_DIR) !== 0 ? 'dir' : 'file';
+}
+
+async function list(ntfs: Ntfs, record: Record): Promise<readonly VolumeEntry[]> {
+  const { source } = ntfs;
+  const found = (await ntfs.attribute(record, TYPE.indexRoot, '$I30'))?.resident;
+  const root = source.need(found, `folder ${record.number} has no index`);
+  const out = new Map<string, VolumeEntry>();
+  const blockSize = root.readUInt32LE(8);
+  source.check(blockSize >= 512 && blockSize <= 65_536, `index blocks of ${blockSize} bytes`);
+  entriesIn(ntfs, record.number, root.subarray(16), out);
+  const allocation = await ntfs.attribute(record, TYPE.indexAllocation, '$I30');
+  if (allocation === null) return [...out.values()];
+  source.check(allocation.size <= Math.min(LARGEST_INDEX, source.size), `an index of ${allocation.size} bytes`);
+  const bitmap = await ntfs.attribute(record, TYPE.bitmap, '$I30');
+  const used = await ntfs.value(source.need(bitmap, 'an index has no bitmap'), LARGEST_BITMAP);
+  const blocks = ntfs.content(allocation);
+  const block = Buffer.allocUnsafe(blockSize);
+  for (let i = 0; (i + 1) * blockSize <= allocation.size; i++) {
+    if (((used[Math.floor(i / 8)] ?? 0) & (1 << (i % 8))) === 0) continue;
+    await blocks.read(block, i * blockSize);
+    entriesIn(ntfs, record.number, fixedUp(source, block, 'INDX').subarray(24), out);
+  }
+  return [...out.values()];
+}
+
+/** The volume's name, as UTF-16. */
+export async function labelOf(ntfs: Ntfs): Promise<string> {
+  const record = await ntfs.record(3);
+  const label = record.attributes.find(({ type }) => type === TYPE.volumeName)?.resident;
+  return label === undefined || label === null ? '' : nameOf(Buffer.from(label.toString('utf16le')));
+}
