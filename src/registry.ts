@@ -8,13 +8,21 @@ import { raw, rawFormat } from '../formats/raw/index.ts';
 import { vdi, vdiFormat, writeVdi } from '../formats/vdi/index.ts';
 import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
 import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
+import { ova, vmdk, vmdkFormat, writeVmdk } from '../formats/vmdk/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
 /** In the order in which they are asked; `raw` takes what nobody is certain about. */
-export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, vdi, parallels, qcow1, qed, raw];
+export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, vdi, parallels, qcow1, qed, vmdk, ova, raw];
 
 /** What a restore point appears as. */
-export const diskFormats: readonly DiskFormat[] = [rawFormat, vhdFormat, vhdxFormat, qcow2Format, vdiFormat];
+export const diskFormats: readonly DiskFormat[] = [
+  rawFormat,
+  vhdFormat,
+  vhdxFormat,
+  qcow2Format,
+  vdiFormat,
+  vmdkFormat,
+];
 
 export type FileWriter = (
   disk: Disk,
@@ -29,6 +37,7 @@ export const fileWriters: Readonly<Record<string, FileWriter>> = {
   vhd: writeVhd,
   vhdx: writeVhdx,
   vdi: writeVdi,
+  vmdk: writeVmdk,
 };
 
 /** Formats whose chains can be consolidated and pruned, by the adapter's name. */
