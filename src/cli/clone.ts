@@ -3,7 +3,7 @@ import { ImageError } from '../base/errors.ts';
 import { askControl } from '../server/control.ts';
 import { mountpointPath, runPaths } from '../server/paths.ts';
 import type { ControlRequest, MountStatus } from '../server/protocol.ts';
-import type { CloneRecord } from '../tree/clones.ts';
+import type { CloneRecord, CloneSummary } from '../tree/clones.ts';
 import { display, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
@@ -17,6 +17,9 @@ type CloneArgs = {
   readonly reset?: string;
 };
 
+/** `SET@POINT` of a clone, as far as it is known. */
+export const baseOf = ({ set, point }: CloneSummary): string => (set === null ? '-' : `${set}@${point}`);
+
 function showList(status: MountStatus, context: Context): void {
   if (context.json) {
     context.outJson(status.clones);
@@ -25,7 +28,7 @@ function showList(status: MountStatus, context: Context): void {
   const columns = [{ title: 'CLONE' }, { title: 'OF' }, { title: 'FORMAT' }, { title: 'CREATED' }, { title: 'STATE' }];
   const rows = status.clones.map(c => {
     const state = c.reason ?? (c.open.length > 0 ? `open: ${c.open.join(', ')}` : c.state);
-    return [c.name, `${c.set}@${c.point}`, c.format, c.created, state];
+    return [c.name, baseOf(c), c.format ?? '-', c.created ?? '-', state];
   });
   context.out(table(columns, rows));
 }

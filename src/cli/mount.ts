@@ -16,6 +16,7 @@ import {
   type Prepared,
   type WireError,
 } from '../server/protocol.ts';
+import { baseOf } from './clone.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { formatSize, parseSize, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
@@ -190,7 +191,7 @@ async function showStatus(mountpoint: string, context: Context): Promise<void> {
   context.out(
     table(
       columns,
-      clones.map(c => [c.name, `${c.set}@${c.point}`, c.format, c.reason ?? c.state]),
+      clones.map(c => [c.name, baseOf(c), c.format ?? '-', c.reason ?? c.state]),
     ),
   );
 }

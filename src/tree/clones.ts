@@ -28,7 +28,14 @@ export interface CloneRecord {
 
 export type CloneState = 'ok' | 'refused';
 
-export interface CloneSummary extends CloneRecord {
+export interface CloneSummary {
+  readonly name: string;
+  /** null, as what follows, when the record cannot be read. */
+  readonly set: string | null;
+  readonly point: string | null;
+  readonly format: string | null;
+  readonly created: string | null;
+  readonly disks: CloneRecord['disks'];
   readonly state: CloneState;
   readonly reason: string | null;
   readonly open: readonly string[];
@@ -45,6 +52,7 @@ interface Clone {
   opened: boolean;
 }
 
+const TRASH = '.deleted-';
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;
 
 function parseRecord(text: string, file: string): CloneRecord {
@@ -74,6 +82,8 @@ export interface ClonesSpec {
 export class Clones {
   readonly #spec: ClonesSpec;
   readonly #clones = new Map<string, Clone>();
+  /** Clones whose record cannot be read, and why. */
+  readonly #unreadable = new Map<string, string>();
 
   private constructor(spec: ClonesSpec) {
     this.#spec = spec;
@@ -84,10 +94,17 @@ export class Clones {
     const clones = new Clones(spec);
     fs.mkdirSync(spec.folder, { recursive: true, mode: 0o700 });
     for (const name of fs.readdirSync(spec.folder).sort()) {
+      if (name.startsWith(TRASH)) fs.rmSync(path.join(spec.folder, name), { recursive: true, force: true });
       const file = path.join(spec.folder, name, 'clone.json');
-      // A clone exists once its record does: a folder without one was being made or deleted when the machine stopped.
+      // A clone exists once its record does: a folder without one was being made when the machine stopped.
       if (!NAME.test(name) || !fs.existsSync(file)) continue;
-      clones.#adopt(parseRecord(fs.readFileSync(file, 'utf8'), file));
+      try {
+        clones.#adopt(parseRecord(fs.readFileSync(file, 'utf8'), file));
+      } catch (error) {
+        if (!(error instanceof ImageError)) throw error;
+        // One damaged record must not keep the backups from being mounted.
+        clones.#unreadable.set(name, `its record ${error.message} (${file})`);
+      }
     }
     return clones;
   }
@@ -152,12 +169,16 @@ export class Clones {
   }
 
   list(): readonly CloneSummary[] {
-    return [...this.#clones.values()].map(({ record, reason, handles }) => ({
-      ...record,
-      state: reason === null ? 'ok' : 'refused',
-      reason,
-      open: [...handles.keys()],
-    }));
+    const known = [...this.#clones.values()].map(({ record, reason, handles }): CloneSummary => {
+      const { name, set, point, format, created, disks } = record;
+      const state = reason === null ? 'ok' : 'refused';
+      return { name, set, point, format, created, disks, state, reason, open: [...handles.keys()] };
+    });
+    const damaged = [...this.#unreadable].map(([name, reason]): CloneSummary => {
+      const nothing = { set: null, point: null, format: null, created: null, disks: [] };
+      return { name, ...nothing, state: 'refused', reason, open: [] };
+    });
+    return [...known, ...damaged];
   }
 
   /** Makes a clone. One of that name over the same point and in the same format is simply kept. */
@@ -171,6 +192,8 @@ export class Clones {
       );
     }
     const format = this.#format(formatName);
+    const damaged = this.#unreadable.get(name);
+    if (damaged !== undefined) throw new ImageError('exists', `there is a clone ${name} already, but ${damaged}`);
     const there = this.#clones.get(name);
     if (there !== undefined) {
       const { record, reason } = there;
@@ -213,7 +236,18 @@ export class Clones {
 
   async #write(record: CloneRecord): Promise<void> {
     const home = path.join(this.#spec.folder, record.name);
-    fs.rmSync(home, { recursive: true, force: true });
+    // Left by a creation that was cut short it is empty; anything else in it is somebody's data.
+    if (fs.existsSync(home)) {
+      const left = fs.readdirSync(home).filter(file => !file.startsWith('clone.json.new-'));
+      if (left.length > 0) {
+        throw new ImageError(
+          'exists',
+          `the folder of clone ${record.name} holds data, but no record of what it is a clone of`,
+          { file: home },
+        );
+      }
+      fs.rmSync(home, { recursive: true });
+    }
     fs.mkdirSync(home, { mode: 0o700 });
     await replaceFile(path.join(home, 'clone.json'), `${JSON.stringify(record, null, 2)}\n`);
     await syncDirectory(this.#spec.folder);
@@ -232,11 +266,11 @@ export class Clones {
       throw new ImageError('busy', `clone ${name} is in use`, { file: [...clone.handles.keys()].join(', ') });
     await this.#close(clone);
     this.#clones.delete(name);
-    const home = path.join(this.#spec.folder, name);
-    // The record goes first: a deletion that is cut short leaves rubbish, never half a clone.
-    fs.rmSync(path.join(home, 'clone.json'));
-    await syncDirectory(home);
-    fs.rmSync(home, { recursive: true, force: true });
+    // Away by its name first: a deletion that is cut short leaves rubbish, never half a clone.
+    const trash = path.join(this.#spec.folder, `${TRASH}${name}-${Date.now()}`);
+    fs.renameSync(path.join(this.#spec.folder, name), trash);
+    await syncDirectory(this.#spec.folder);
+    fs.rmSync(trash, { recursive: true, force: true });
   }
 
   /** Back to the restore point. */
