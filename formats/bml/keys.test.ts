@@ -1,5 +1,5 @@
 /** Secrets, key slots, hostile costs, and nonces. */
-import { webcrypto } from 'node:crypto';
+import crypto from 'node:crypto';
 import { describe, expect, test, vi } from 'vitest';
 import { viewOf } from '../../src/base/struct.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
@@ -128,16 +128,20 @@ test('the usual slots open with each of their functions alone', async () => {
 
 test('no key and nonce are used twice, over rewrites, aborts and branches', async () => {
   const seen = new Set<string>();
-  const keys = new Map<unknown, number>();
+  const keys = new Set<string>();
   let calls = 0;
-  const original = webcrypto.subtle.encrypt.bind(webcrypto.subtle);
-  const spy = vi.spyOn(webcrypto.subtle, 'encrypt').mockImplementation((how, key, data) => {
-    const { iv } = how as webcrypto.AesGcmParams;
-    if (!keys.has(key)) keys.set(key, keys.size);
-    seen.add(`${keys.get(key)} ${Buffer.from(iv as Uint8Array).toString('hex')}`);
-    calls++;
-    return original(how, key, data);
-  });
+  const original = crypto.createCipheriv;
+  const recording = (algorithm: 'aes-256-gcm', key: crypto.CipherKey, nonce: Uint8Array, options: object) => {
+    // Keys of slots are bytes; those of sessions are key objects.
+    if (key instanceof crypto.KeyObject) {
+      const its = key.export().toString('hex');
+      keys.add(its);
+      seen.add(`${its} ${Buffer.from(nonce).toString('hex')}`);
+      calls++;
+    }
+    return original(algorithm, key, nonce, options);
+  };
+  const spy = vi.spyOn(crypto, 'createCipheriv').mockImplementation(recording as typeof original);
   try {
     const store = memoryStore();
     const rewrites = Array.from({ length: 40 }, (_, i): Write => [0, i % 3, pattern(4096, i)]);

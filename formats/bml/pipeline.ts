@@ -1,8 +1,9 @@
 /** Turning blocks into records, several at a time, and appending them to the file of an open layer. */
+import type { KeyObject } from 'node:crypto';
 import type { ByteFile, Bytes } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { compress, compressNow } from './codec.ts';
-import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, type SessionKey, seal } from './crypto.ts';
+import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, seal } from './crypto.ts';
 import { DATA, type Entry, NODE, nodeHash, TAG } from './node.ts';
 import { buildRecord, dataFlags, recordLength } from './record.ts';
 import { Space } from './space.ts';
@@ -17,7 +18,7 @@ export interface SessionSpec {
   readonly setId: Uint8Array;
   readonly layer: Uint8Array;
   readonly line: number;
-  readonly key: SessionKey | null;
+  readonly key: KeyObject | null;
   readonly blockSize: Bytes;
   readonly level: number;
 }
@@ -102,7 +103,7 @@ export class Session {
       parts = [body];
     } else {
       const counter = this.#nextCounter();
-      const sealed = await seal(key, counter, associatedData(place, codec, plain.length, flags), body);
+      const sealed = seal(key, counter, associatedData(place, codec, plain.length, flags), body);
       tag = sealed.slice(sealed.length - GCM_TAG, sealed.length - GCM_TAG + TAG);
       parts = [counter, sealed];
     }
