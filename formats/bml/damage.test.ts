@@ -303,3 +303,20 @@ function sealCrcWithField(header: Uint8Array): void {
   sealCrc(padded);
   header.set(padded.subarray(RECORD_HEADER), 44);
 }
+
+test('an older point put back under a newer one, with the same layer id, is noticed without the key', async () => {
+  const store = memoryStore();
+  await writeLayer(store, FULL, { secret: SECRET }, [[0, 1, pattern(BLOCK, 1)]]);
+  await using parent = await openLayer(store, FULL, SECRET);
+  await writeLayer(store, CHILD, { secret: SECRET, parent }, [[0, 2, pattern(BLOCK, 2)]]);
+  const files = { [FULL]: store.bytes(FULL), [CHILD]: store.bytes(CHILD) };
+  expect((await problemsOf(files, CHILD, null, 2)).found).toEqual([]);
+  // Whoever has no key can still make a commit whose checksums fit; its hash is another one then.
+  const at = viewOf(files[FULL]!.subarray(files[FULL]!.length - PAGE)).getUint32(128, true);
+  const commit = files[FULL]!.subarray(at, at + PAGE);
+  commit[88]! ^= 1;
+  commit[PAGE - 10]! ^= 1;
+  sealCrc(commit);
+  const { found } = await problemsOf(files, CHILD, null, 2);
+  expect(found).toMatchObject([{ fault: 'corrupt', file: CHILD, message: expect.stringContaining('another version') }]);
+});

@@ -4,6 +4,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { isZero, roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { hashOf, type PlacedCommit, readCommit } from './commit.ts';
+import { checkDescent } from './descent.ts';
 import { INDEX_PER_PAGE } from './held.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage } from './node.ts';
 import { fetchBlock, fetchNode, type NodePlace, type Objects } from './objects.ts';
@@ -201,6 +202,7 @@ async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
     const message = 'blocks cannot be checked without the key';
     run.found({ fault: 'locked', message, file: file.name, offset: commit.at });
   }
+  await checkDescent(check, commit);
   const lines = await readTable(file, commit);
   const holders = lines.map(line => (file.layers.has(line.id) ? [file] : []));
   await checkTrees(
