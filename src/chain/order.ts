@@ -16,7 +16,7 @@ export interface Link {
 const DEPTH_LIMIT = 4096;
 
 /** Names that a chain file uses for formats, and the adapter that reads them. */
-const FORMAT_NAMES: Readonly<Record<string, string>> = { vpc: 'vhd' };
+const FORMAT_NAMES: Readonly<Record<string, string>> = { vpc: 'vhd', qcow: 'qcow1' };
 
 export interface Links {
   readonly all: readonly Link[];

@@ -23,7 +23,14 @@ import { keyFlags, temporaryMount } from './temporary-mount.ts';
 import { display, formatDuration, parseSize } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
-const QEMU_FORMAT = { raw: 'raw', vhd: 'vpc', qcow2: 'qcow2' } as const satisfies Record<string, QemuFormat>;
+const QEMU_FORMAT = {
+  raw: 'raw',
+  vhd: 'vpc',
+  vhdx: 'vhdx',
+  qcow2: 'qcow2',
+  vmdk: 'vmdk',
+  vdi: 'vdi',
+} as const satisfies Record<string, QemuFormat>;
 const MIB = 1024 * 1024;
 const THROW_AWAY = 'boot';
 

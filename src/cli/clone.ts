@@ -1,5 +1,6 @@
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
+import { diskFormats } from '../registry.ts';
 import { askControl } from '../server/control.ts';
 import { mountpointPath, runPaths } from '../server/paths.ts';
 import type { ControlRequest, MountStatus } from '../server/protocol.ts';
@@ -47,7 +48,8 @@ export const command: Verb = {
         type: 'string',
         nargs: 1,
         default: 'raw',
-        describe: 'the view that can be written: raw, vhd, qcow2',
+        choices: diskFormats.map(({ name }) => name),
+        describe: 'the view that can be written',
       })
       .option('list', { type: 'boolean', default: false, describe: 'show the clones' })
       .option('delete', { type: 'string', describe: 'delete this clone and what was written to it' })

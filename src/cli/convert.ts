@@ -7,13 +7,11 @@ import { type RestoreResult, restore } from '../jobs/restore.ts';
 import { adapters, fileWriters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
 import { type ConvertSource, openConvertSource } from './convert-source.ts';
+import { FILE_FORMATS, formatByName } from './file-format.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
-
-const FORMATS: readonly string[] = ['raw', ...Object.keys(fileWriters).sort()];
-const RAW_ENDINGS = ['img', 'dd', 'bin'];
 
 type ConvertArgs = KeyArgs & {
   readonly in: string;
@@ -28,11 +26,10 @@ type Target = ReturnType<typeof restoreTarget>;
 /** As the file's name ends, unless said otherwise. A name that ends in nothing known is not taken for raw. */
 function formatFor({ format, out }: ConvertArgs): string {
   if (format !== undefined) return format;
-  const ending = path.extname(out).slice(1).toLowerCase();
-  if (FORMATS.includes(ending)) return ending;
-  if (RAW_ENDINGS.includes(ending)) return 'raw';
+  const named = formatByName(out);
+  if (named !== null) return named;
   const message = `the name does not say which format it should have`;
-  throw new ImageError('usage', message, { file: out }, { hint: `--format ${FORMATS.join(' | ')}` });
+  throw new ImageError('usage', message, { file: out }, { hint: `--format ${FILE_FORMATS.join(' | ')}` });
 }
 
 /** A conversion over a file that it reads, its own backing file for one, would destroy what it reads. */
@@ -87,7 +84,7 @@ export const command: Verb = {
       yargs
         .positional('in', { type: 'string', describe: 'disk file, block device, or MNT/clones/NAME' })
         .positional('out', { type: 'string', describe: 'file to make' })
-        .option('format', { choices: FORMATS, nargs: 1, describe: "default: as the file's name ends" })
+        .option('format', { choices: FILE_FORMATS, nargs: 1, describe: "default: as the file's name ends" })
         .option('source-format', {
           type: 'string',
           nargs: 1,

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
 import { mountpoint as checkMountpoint, mountsOf } from '../host/fuse/mount.ts';
+import { diskFormats } from '../registry.ts';
 import { askControl } from '../server/control.ts';
 import { guardMountpoint, isGuarded, releaseMountpoint } from '../server/guard.ts';
 import { mountpointPath, runPaths, stateFolder } from '../server/paths.ts';
@@ -21,7 +22,7 @@ import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { formatSize, parseSize, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
-const FORMATS = ['raw', 'vhd', 'vhdx', 'qcow2', 'vmdk', 'vdi'];
+const FORMATS: readonly string[] = diskFormats.map(({ name }) => name);
 
 type MountArgs = KeyArgs & {
   readonly repo?: string;

@@ -10,30 +10,27 @@ import { restore } from '../jobs/restore.ts';
 import { type InPlaceResult, restoreInPlace } from '../jobs/restore-in-place.ts';
 import { adapters, fileWriters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
+import { FILE_FORMATS, formatByName } from './file-format.ts';
 import { openRepo } from './open.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { inPlaceTarget, restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
-const FORMATS = ['raw', 'qcow2', 'vhd'] as const;
-type Format = (typeof FORMATS)[number];
-
 type RestoreArgs = KeyArgs & {
   readonly point: string;
   readonly file: string;
   readonly repo: string;
-  readonly format?: Format;
+  readonly format?: string;
   readonly disk?: string;
   readonly force: boolean;
   readonly inPlace: boolean;
 };
 
-/** As the file's name says, unless said otherwise. */
-function formatFor(args: RestoreArgs): Format {
+/** As the file's name says, unless said otherwise; a device or a name that says nothing is raw. */
+function formatFor(args: RestoreArgs): string {
   if (args.format !== undefined) return args.format;
-  const extension = path.extname(args.file).slice(1).toLowerCase();
-  return FORMATS.find(format => format === extension) ?? 'raw';
+  return formatByName(args.file) ?? 'raw';
 }
 
 function diskNumber(point: RestorePoint, wanted: string | undefined): number {
@@ -127,7 +124,7 @@ export const command: Verb = {
         .positional('point', { type: 'string', describe: 'SET@POINT, SET (its latest), SET@~1 (one before)' })
         .positional('file', { type: 'string', describe: 'file to make' })
         .option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'folder of backups, or one file' })
-        .option('format', { choices: FORMATS, nargs: 1, describe: "default: as the file's name ends, else raw" })
+        .option('format', { choices: FILE_FORMATS, nargs: 1, describe: "default: as the file's name ends, else raw" })
         .option('disk', { type: 'string', nargs: 1, describe: 'which disk, when the point has several' })
         .option('in-place', {
           type: 'boolean',

@@ -4,7 +4,7 @@ import { ImageError } from '../base/errors.ts';
 import type { Firmware } from './boot-survey.ts';
 
 /** QEMU's name of the file's format. It is always given: a fixed VHD would be taken for raw otherwise. */
-export type QemuFormat = 'raw' | 'vpc' | 'qcow2';
+export type QemuFormat = 'raw' | 'vpc' | 'vhdx' | 'qcow2' | 'vmdk' | 'vdi';
 export type Bus = 'virtio' | 'sata' | 'nvme' | 'ide';
 /** As `-accel` takes it. */
 export type Accelerator = 'kvm' | 'tcg,thread=multi';

@@ -88,7 +88,7 @@ class Supervisor {
 
   async #ended({ code, signal }: Exit): Promise<void> {
     if (code === 0) return this.#finish(0);
-    const served = performance.now() - this.#servingSince > A_MOMENT;
+    const served = this.#worker.proven || performance.now() - this.#servingSince > A_MOMENT;
     this.#failures = served ? 0 : this.#failures + 1;
     log(`the worker ended (${signal ?? `exit ${code}`})${served ? '' : `, failure ${this.#failures} in a row`}`);
     if (this.#failures > MAX_FAILURES) throw new Error('the worker dies again and again');

@@ -21,6 +21,8 @@ export class WorkerLink {
   readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   #next = 1;
   #serving = false;
+  #servingId = 0;
+  #proven = false;
   #poking = false;
   #poke: Promise<void> = Promise.resolve();
 
@@ -40,9 +42,15 @@ export class WorkerLink {
     this.#child.on('message', (message: { id: number; value?: unknown; error?: WireError }) => {
       const waiting = this.#waiting.get(message.id);
       this.#waiting.delete(message.id);
+      if (this.#serving && message.id > this.#servingId) this.#proven = true;
       if (message.error === undefined) waiting?.resolve(message.value);
       else waiting?.reject(fromWire(message.error));
     });
+  }
+
+  /** It has answered an order while it served. */
+  get proven(): boolean {
+    return this.#proven;
   }
 
   get pid(): number {
@@ -60,7 +68,10 @@ export class WorkerLink {
       this.#waiting.delete(id);
     });
     if (this.#serving) this.#wake();
-    if (request.verb === 'serve') this.#serving = true;
+    if (request.verb === 'serve') {
+      this.#serving = true;
+      this.#servingId = id;
+    }
     return answer;
   }
 

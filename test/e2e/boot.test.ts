@@ -85,10 +85,13 @@ afterAll(async () => {
 });
 
 describe.skipIf(cannot !== '')(title, { timeout: PATIENCE_MS }, () => {
-  it.each<[clone: 'raw' | 'vhd' | 'qcow2', format: QemuFormat]>([
+  it.each<[clone: string, format: QemuFormat]>([
     ['raw', 'raw'],
     ['vhd', 'vpc'],
+    ['vhdx', 'vhdx'],
     ['qcow2', 'qcow2'],
+    ['vmdk', 'vmdk'],
+    ['vdi', 'vdi'],
   ])('a clone as %s boots by BIOS and UEFI and keeps its writes over a new mount', async (clone, format) => {
     const [mnt, state] = [place(`mnt-${clone}`), place(`state-${clone}`)];
     const before = sums();
