@@ -1,6 +1,7 @@
 /** The disks of one snapshot, from its manifest and its index files. */
 import type { ByteSource, Bytes, LayerId, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { lazySource } from '../../src/base/lazy.ts';
 import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
 import { safeU64, viewOf } from '../../src/base/struct.ts';
@@ -8,7 +9,6 @@ import { blobContent, readBlob } from './blob.ts';
 import type { ChunkShelf } from './chunk.ts';
 import { plainZeroDigest } from './keys.ts';
 import { brokenLayer, DYNAMIC_CHUNK, DYNAMIC_ENTRY, dynamicLayer, fixedLayer, type IndexLayer } from './layer.ts';
-import { lazySource } from './lazy.ts';
 import type { Manifest, ManifestFile } from './manifest.ts';
 import { DIGEST, DynamicIndex, FixedIndex, hex, INDEX_HEADER } from './structs.ts';
 

@@ -1,7 +1,7 @@
-import type { ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Store } from './contracts.ts';
 
 /**
- * A file that is opened when it is first read: a datastore has thousands of snapshots, more than files can be open.
+ * A file that is opened when it is first read: some repositories have more of them than can be open.
  * `size` is what the caller knows it to be.
  */
 export function lazySource(store: Store, name: string, size: Bytes): ByteSource {

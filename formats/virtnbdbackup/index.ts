@@ -1,0 +1,1 @@
+export { virtnbdbackup } from './read.ts';
