@@ -1,0 +1,1 @@
+export { ewf } from './read.ts';
