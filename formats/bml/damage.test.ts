@@ -16,7 +16,7 @@ const FULL = '0.bml';
 const CHILD = '1.bml';
 
 /** BML_EXHAUSTIVE=1 tries every byte, in some two minutes; otherwise a sample, and all record headers. */
-const STRIDE = process.env.BML_EXHAUSTIVE === undefined ? 37 : 1;
+const STRIDE = process.env.BML_EXHAUSTIVE === undefined && process.env.BOOTMOUNT_LONG !== '1' ? 37 : 1;
 
 interface Repo {
   readonly store: MemoryStore;

@@ -1,11 +1,13 @@
-/** Random layers, branches, resizes and reopenings against a plain map of blocks. */
+/** Random layers, branches, resizes, reopenings and consolidations against a plain map of blocks. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { Image } from '../../src/base/contracts.ts';
-import { memoryStore } from '../../src/stores/memory.ts';
+import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
+import { consolidateBml, dropBml } from './consolidate.ts';
 import { type BlockState, layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
 
-const RUNS = Number(process.env.BML_MODEL_RUNS ?? 40);
+/** BML_MODEL_RUNS=N tries N random chains; BOOTMOUNT_LONG=1 a thousand. */
+const RUNS = Number(process.env.BML_MODEL_RUNS ?? (process.env.BOOTMOUNT_LONG === '1' ? 1000 : 40));
 
 /** One disk of one point: its size, and the bytes of the blocks that are not zeros. */
 interface Model {
@@ -62,6 +64,7 @@ interface Case {
   readonly encrypted: boolean;
   readonly compression: number;
   readonly keepSize: boolean;
+  readonly removals: readonly number[];
 }
 
 function apply(models: readonly Model[], parents: readonly Model[], writes: readonly Write[], blockSize: number) {
@@ -78,14 +81,16 @@ function apply(models: readonly Model[], parents: readonly Model[], writes: read
   });
 }
 
-async function check({ steps, blockLog2, encrypted, compression, keepSize }: Case): Promise<void> {
+async function check({ steps, blockLog2, encrypted, compression, keepSize, removals }: Case): Promise<void> {
   const store = memoryStore();
   const secret = encrypted ? SECRET : null;
   const blockSize = 2 ** blockLog2;
   const points: Model[][] = [];
+  const parents: number[] = [];
   const images: Image[] = [];
   for (const [i, one] of steps.entries()) {
     const parent = i === 0 ? -1 : one.parent % (i + 1) === i ? i - 1 : one.parent % i;
+    parents.push(parent);
     const sizes = keepSize ? steps[0]!.sizes : one.sizes;
     const writes = one.writes.flatMap(({ disk, at, what }, n): Write[] => {
       const on = disk % sizes.length;
@@ -101,9 +106,48 @@ async function check({ steps, blockLog2, encrypted, compression, keepSize }: Cas
     images.push(await openLayer(store, `${i}.bml`, secret));
   }
   for (const image of images) await image[Symbol.asyncDispose]();
-  for (const [i, point] of points.entries()) {
-    await using image = await openLayer(store, `${i}.bml`, secret);
-    for (const [disk, model] of point.entries()) {
+  const all = new Map(points.entries());
+  await expectPoints(store, all, secret, blockSize);
+  if (await thin(store, parents, removals)) await expectPoints(store, all, secret, blockSize);
+}
+
+/** Removes points, one after another, as retention would; what something else needs is refused. True: some are gone. */
+async function thin(store: MemoryStore, parents: readonly number[], removals: readonly number[]): Promise<boolean> {
+  const under = new Map(parents.entries());
+  const before = under.size;
+  const file = (point: number): string => `${point}.bml`;
+  for (const removal of removals) {
+    const there = [...under.keys()];
+    const point = there[removal % there.length]!;
+    const children = there.filter(other => under.get(other) === point);
+    const spec = { signal: new AbortController().signal, progress() {} };
+    if (children.length === 0) await dropBml(store, file(point));
+    else {
+      const merging = consolidateBml(store, { ...spec, files: [file(point), file(children[0]!)] });
+      if (children.length > 1) {
+        await expect(merging).rejects.toMatchObject({ fault: 'usage' });
+        continue;
+      }
+      await merging;
+      under.set(children[0]!, under.get(point)!);
+    }
+    under.delete(point);
+    if (under.size === 0) break;
+  }
+  return under.size < before;
+}
+
+/** Every file of the store is a sound point that reads as its model. */
+async function expectPoints(
+  store: MemoryStore,
+  points: ReadonlyMap<number, readonly Model[]>,
+  secret: Uint8Array | null,
+  blockSize: number,
+): Promise<void> {
+  for await (const { name } of store.list()) {
+    const i = Number.parseInt(name, 10);
+    await using image = await openLayer(store, name, secret);
+    for (const [disk, model] of points.get(i)!.entries()) {
       const layer = layerOf(image, disk);
       expect(layer.size).toBe(model.size);
       const same = Buffer.compare(await readAll(layer), contents(model, blockSize)) === 0;
@@ -121,13 +165,14 @@ async function check({ steps, blockLog2, encrypted, compression, keepSize }: Cas
   }
 }
 
-test('every point of random chains and branches reads as its model', async () => {
+test('every point of random chains and branches reads as its model, before and after others are consolidated into it', async () => {
   const cases = fc.record<Case>({
     steps: fc.array(step, { minLength: 1, maxLength: 6, size: 'max' }),
     blockLog2: fc.constantFrom(12, 13, 16),
     encrypted: fc.boolean(),
     compression: fc.constantFrom(0, 1),
     keepSize: fc.boolean(),
+    removals: fc.array(fc.nat(100), { maxLength: 5 }),
   });
   await fc.assert(fc.asyncProperty(cases, check), { numRuns: RUNS, interruptAfterTimeLimit: 300_000 });
 });

@@ -280,6 +280,27 @@ describe('Ctrl-C', () => {
       },
     });
 
+  test('a backup that was killed is no backup, and no obstacle for the next one', async () => {
+    const target = at('killed');
+    const set = path.join(target, 's');
+    const names = (): string[] => (fs.existsSync(set) ? fs.readdirSync(set) : []);
+    const ran = await runCli(['backup', big(), target, '--set', 's'], {
+      started(child) {
+        const timer = setInterval(() => {
+          if (names().length === 0) return;
+          clearInterval(timer);
+          child.kill('SIGKILL');
+        }, 5);
+        child.on('close', () => clearInterval(timer));
+      },
+    });
+    expect(ran.code).toBeNull();
+    expect(names()).toEqual([expect.stringMatching(/^.*\.bml\.w-.*\.partial$/)]);
+    expect(JSON.parse((await runCli(['ls', target, '--json'])).stdout)).toEqual([]);
+    expect((await runCli(['backup', source, target, '--set', 's'])).code).toBe(0);
+    expect(names()).toEqual([expect.stringMatching(/^[^.]*\.bml$/)]);
+  });
+
   test('a backup leaves nothing; a restore continues', async () => {
     const file = big();
     const target = at('stopped');
