@@ -1,4 +1,6 @@
 /** QCOW2 as a backup image: what its header says, one restore point per internal snapshot, and the disk itself last. */
+
+import { nameInStore } from '../../src/base/backing.ts';
 import type {
   Adapter,
   ByteSource,
@@ -15,7 +17,6 @@ import { roundUp } from '../../src/base/range.ts';
 import { isQcow2, parseHeader, type Qcow2Header, tablesFor } from './header.ts';
 import { snapshotIdentity, surveyDisk } from './identity.ts';
 import { type LayerParts, mappedLayer, rawDataLayer } from './layer.ts';
-import { nameInStore } from './names.ts';
 import { isCut } from './refcounts.ts';
 import { readSnapshots, type Snapshot } from './snapshots.ts';
 import { type Mapping, verifyImage } from './verify.ts';

@@ -1,22 +1,8 @@
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
+import { dataLength } from '../../src/base/extents.ts';
 import { isZero } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { BLOCK, headerFor, MAP_AT, planFor } from './layout.ts';
-
-/** Length of the block's stretch that may hold data, 0 when it is known to be zeros. */
-async function dataLength(disk: Disk, start: Bytes, length: Bytes): Promise<Bytes> {
-  let end = 0;
-  for (let done = 0; done < length; ) {
-    const extent = disk.extent(start + done, length - done);
-    if (extent === null) {
-      await disk.load(start + done, length - done);
-      continue;
-    }
-    done += extent.length;
-    if (extent.kind === 'data') end = done;
-  }
-  return end;
-}
 
 /** The next block that may hold data: a long stretch of zeros costs one question. */
 function skipEmpty(disk: Disk, block: number): number {

@@ -1,9 +1,9 @@
 /** Where the blocks of a VHD lie: specification, sections "Block Allocation Table and Data Blocks" and "Data Blocks". */
 import type { ByteSource, Bytes, Layer, LayerId, Location } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { pages } from '../../src/base/pages.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { pages } from './pages.ts';
 import { FOOTER_SIZE, HEADER_SIZE, SECTOR, UNUSED } from './structs.ts';
 
 /** Part of the table that is read at once: 4096 entries, 8 GiB of disk in blocks of 2 MiB. */

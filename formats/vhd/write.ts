@@ -1,23 +1,9 @@
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
+import { dataLength } from '../../src/base/extents.ts';
 import { isZero } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { BLOCK, checkedSize, footerFor, leadFor, planFor, uuidFor } from './layout.ts';
 import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from './structs.ts';
-
-/** Length of the block's stretch that may hold data, 0 when it is known to be zeros. */
-async function dataLength(disk: Disk, start: Bytes, length: Bytes): Promise<Bytes> {
-  let end = 0;
-  for (let done = 0; done < length; ) {
-    const extent = disk.extent(start + done, length - done);
-    if (extent === null) {
-      await disk.load(start + done, length - done);
-      continue;
-    }
-    done += extent.length;
-    if (extent.kind === 'data') end = done;
-  }
-  return end;
-}
 
 /**
  * Writes the disk into an empty file as a dynamic VHD; blocks of zeros take no space. The footer goes last, after

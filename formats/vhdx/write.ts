@@ -1,4 +1,5 @@
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
+import { dataLength } from '../../src/base/extents.ts';
 import { isZero } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { frame, planFor, putPresent, TABLE_AT } from './frame.ts';
@@ -6,21 +7,6 @@ import { ENTRY_SIZE, MIB, slotOf } from './structs.ts';
 
 /** Read from the disk at a time; what is all zero of it stays a hole of the file. */
 const CHUNK = MIB;
-
-/** Length of the stretch that may hold data, 0 when it is known to be zeros. */
-async function dataLength(disk: Disk, start: Bytes, length: Bytes): Promise<Bytes> {
-  let end = 0;
-  for (let done = 0; done < length; ) {
-    const extent = disk.extent(start + done, length - done);
-    if (extent === null) {
-      await disk.load(start + done, length - done);
-      continue;
-    }
-    done += extent.length;
-    if (extent.kind === 'data') end = done;
-  }
-  return end;
-}
 
 /**
  * Writes the disk into an empty file as a dynamic VHDX; blocks of zeros take no space. What makes the file a VHDX goes

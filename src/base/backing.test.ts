@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { nameInStore } from './names.ts';
+import { nameInStore } from './backing.ts';
 
 test.each([
   ['a/disk.qcow2', 'base.qcow2', 'a/base.qcow2'],
