@@ -1,6 +1,7 @@
 /** The only file that names formats: one line each. */
 import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
 import { parallels } from '../formats/parallels/index.ts';
+import { pbs } from '../formats/pbs/index.ts';
 import { qcow1 } from '../formats/qcow1/index.ts';
 import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
 import { qed } from '../formats/qed/index.ts';
@@ -8,11 +9,28 @@ import { raw, rawFormat } from '../formats/raw/index.ts';
 import { vdi, vdiFormat, writeVdi } from '../formats/vdi/index.ts';
 import { vhd, vhdFormat, writeVhd } from '../formats/vhd/index.ts';
 import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
+import { virtnbdbackup } from '../formats/virtnbdbackup/index.ts';
+import { vma } from '../formats/vma/index.ts';
 import { ova, vmdk, vmdkFormat, writeVmdk } from '../formats/vmdk/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
 /** In the order in which they are asked; `raw` takes what nobody is certain about. */
-export const adapters: readonly Adapter[] = [bml, qcow2, vhd, vhdx, vdi, parallels, qcow1, qed, vmdk, ova, raw];
+export const adapters: readonly Adapter[] = [
+  bml,
+  qcow2,
+  vhd,
+  vhdx,
+  vdi,
+  parallels,
+  qcow1,
+  qed,
+  vmdk,
+  ova,
+  pbs,
+  vma,
+  virtnbdbackup,
+  raw,
+];
 
 /** What a restore point appears as. */
 export const diskFormats: readonly DiskFormat[] = [
