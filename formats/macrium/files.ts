@@ -19,6 +19,8 @@ export interface Member {
 
 /** Sources that stay open without being read. */
 const IDLE_OPEN = 64;
+/** Names from a history that are tried; each costs an attempt to open a file. */
+const MOST_HINTS = 4096;
 const MAX_DESCRIPTION = 8 * 1_048_576;
 
 interface Opened {
@@ -75,16 +77,21 @@ export class Files {
       read: (into, at) => {
         if (at + into.length > size)
           throw corrupt(`${into.length} bytes at ${at} lie past the end of the file`, name, at);
-        return this.#read(name, into, at);
+        return this.#read(name, size, into, at);
       },
       async [Symbol.asyncDispose]() {},
     };
   }
 
-  #read(name: string, into: Uint8Array, at: Bytes): Done {
+  #read(name: string, size: Bytes, into: Uint8Array, at: Bytes): Done {
+    const read = (source: ByteSource): Done => {
+      // It may have been closed and opened again since it was looked at.
+      if (source.size !== size) throw corrupt('the file was changed while it was in use', name, 0);
+      return source.read(into, at);
+    };
     const opened = this.#open.get(name);
-    if (opened?.ready === null || opened === undefined) return this.#use(name, source => source.read(into, at));
-    const done = opened.ready.read(into, at);
+    if (opened === undefined || opened.ready === null) return this.#use(name, read);
+    const done = read(opened.ready);
     if (done === undefined) return;
     opened.busy++;
     return done.finally(() => opened.busy--);
@@ -151,7 +158,7 @@ export class Files {
     const extension = extensionOf(file.name);
     const names = new Set([file.name]);
     for (const name of await this.#list(folder, file.name)) if (extensionOf(name) === extension) names.add(name);
-    for (const old of file.description.history.values()) {
+    for (const old of [...file.description.history.values()].slice(-MOST_HINTS)) {
       const stem = old.slice(0, old.lastIndexOf('.'));
       for (const name of [old, `${stem}.${extension}`])
         if (name !== '' && stem !== '' && extensionOf(name) === extension) names.add(folder + name);

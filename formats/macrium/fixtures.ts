@@ -3,8 +3,8 @@
  * github.com/macrium/mrimgx_file_layout), for tests: shapes that no sample at hand has. Shares no code with the reader.
  */
 import { createCipheriv, createHash, createHmac, pbkdf2Sync } from 'node:crypto';
-import fs from 'node:fs';
 import zlib from 'node:zlib';
+import type { WritableStore } from '../../src/base/contracts.ts';
 
 /** Where a block was put, so that a later file can point at it. */
 export interface Stored {
@@ -318,15 +318,11 @@ export function bytesOf(built: Built): Uint8Array {
   return bytes;
 }
 
-/** As a file with holes where it has zeros between its pieces. */
-export function writeFile(built: Built, file: string): void {
-  const fd = fs.openSync(file, 'wx');
-  try {
-    for (const { at, bytes } of built.pieces) fs.writeSync(fd, bytes, 0, bytes.length, at);
-    fs.ftruncateSync(fd, built.size);
-  } finally {
-    fs.closeSync(fd);
-  }
+/** Puts the file into a store, with holes where the store has them. */
+export async function put(built: Built, store: WritableStore, name: string): Promise<void> {
+  await using file = await store.create(name);
+  for (const { at, bytes } of built.pieces) await file.write(bytes, at);
+  await file.truncate(built.size);
 }
 
 /** Content that is told apart from any other by its seed; compressible, or not. */

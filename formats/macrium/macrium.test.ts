@@ -1,9 +1,10 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { viewOf } from '../../src/base/struct.ts';
+import { localWritableStore } from '../../src/stores/local.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit } from '../../test/kit/adapter-kit.ts';
-import { type FileSpec, restored, writeFile } from './fixtures.ts';
+import { type FileSpec, put, restored } from './fixtures.ts';
 import { macrium, macriumAdapter } from './index.ts';
 import { blocks, built, fatDisk, gptDisk, historyTo, MIB, simpleDisk, threeFiles } from './shapes.ts';
 import { BlockHeader, Footer, LAST_BLOCK } from './structs.ts';
@@ -40,7 +41,7 @@ const made = (title: string, files: () => readonly FileSpec[], size: number, sec
   async make(folder: string) {
     const specs = files();
     const { all, names } = built(specs);
-    for (const [i, file] of all.entries()) writeFile(file, path.join(folder, names[i]!));
+    for (const [i, file] of all.entries()) await put(file, localWritableStore(folder), names[i]!);
     fs.writeFileSync(path.join(folder, 'made.raw'), restored(specs, size));
     return { file: names.at(-1)!, raw: 'made.raw' };
   },
