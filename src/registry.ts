@@ -1,5 +1,6 @@
 /** The only file that names formats: one line each. */
 import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
+import { macrium } from '../formats/macrium/index.ts';
 import { parallels } from '../formats/parallels/index.ts';
 import { pbs } from '../formats/pbs/index.ts';
 import { qcow1 } from '../formats/qcow1/index.ts';
@@ -29,6 +30,7 @@ export const adapters: readonly Adapter[] = [
   pbs,
   vma,
   virtnbdbackup,
+  macrium,
   raw,
 ];
 
