@@ -4,7 +4,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { type Pages, pages } from '../../src/base/pages.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { bodyOf, corrupt, type Section, sectionsOf, sumOf } from './sections.ts';
+import { bodyOf, corrupt, type Section, sectionsOf, sumAt } from './sections.ts';
 import type { Segments } from './segments.ts';
 import { TableHeader, Volume } from './structs.ts';
 import { type Geometry, parseGeometry } from './volume.ts';
@@ -62,10 +62,10 @@ interface Head {
 async function readHead(segments: Segments, section: Section): Promise<Head | null> {
   const raw = await bodyOf(segments, section, TableHeader.size);
   if (raw.length < TableHeader.size) return null;
-  const checksumAt = TableHeader.offsetOf('checksum');
-  const { entries: count, base, checksum } = TableHeader.parse(raw, 0, segments.name(section.segment));
+  if (sumAt(raw, TableHeader.offsetOf('checksum')) === 'wrong') return null;
+  const { entries: count, base } = TableHeader.parse(raw, 0, segments.name(section.segment));
   const fits = section.bodyAt + TableHeader.size + count * 4 <= section.end;
-  return sumOf(raw.subarray(0, checksumAt), checksum) === 'wrong' || !fits ? null : { count, base };
+  return fits ? { count, base } : null;
 }
 
 /** First entry whose offset needs the bit that says "compressed" before: there the offsets fall without it (EnCase 6.7). */

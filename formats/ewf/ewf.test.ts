@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -7,7 +8,7 @@ import { openRepository } from '../../src/chain/repository.ts';
 import { localStore } from '../../src/stores/local.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit, type MadeImage } from '../../test/kit/adapter-kit.ts';
-import { digestOfOutput, missing, run } from '../../test/kit/oracles.ts';
+import { fileDigest, missing, run } from '../../test/kit/oracles.ts';
 import { SAMPLES, sampleMissing, scratch } from '../../test/kit/samples.ts';
 import { ewf } from './index.ts';
 import { Descriptor, FILE_HEADER } from './structs.ts';
@@ -141,31 +142,38 @@ describe.skipIf(!there)('the samples', () => {
   });
 });
 
+const FORMATS = [
+  ['ewf', 'e01'],
+  ['smart', 's01'],
+  ['ftk', 'E01'],
+  ['encase1', 'E01'],
+  ['encase2', 'E01'],
+  ['encase3', 'E01'],
+  ['encase4', 'E01'],
+  ['encase5', 'E01'],
+  ['encase6', 'E01'],
+  ['linen5', 'E01'],
+  ['linen6', 'E01'],
+  ['ewfx', 'e01'],
+] as const;
+
 test.skipIf(missing(['ewfacquire', 'ewfexport', 'ewfverify']) !== null)(
   'libewf reads the same disk from what libewf wrote in every format',
   async () => {
     const folder = scratch();
     try {
-      for (const [format, extension] of [
-        ['ewf', 'e01'],
-        ['smart', 's01'],
-        ['ftk', 'E01'],
-        ['encase2', 'E01'],
-        ['encase4', 'E01'],
-        ['encase6', 'E01'],
-        ['ewfx', 'e01'],
-      ] as const) {
+      for (const [format, extension] of FORMATS) {
         acquire(folder, format, ['-f', format, '-c', 'fast'], 500_224);
         const name = `${format}.${extension}`;
         const file = path.join(folder, name);
         expect((await run('ewfverify', ['-q', file])).code, format).toBe(0);
-        const theirs = await digestOfOutput('ewfexport', ['-q', '-u', '-f', 'raw', '-t', '-', file]);
+        await run('ewfexport', ['-q', '-u', '-f', 'raw', '-t', path.join(folder, format), file]);
+        const theirs = await fileDigest(path.join(folder, `${format}.raw`));
         await using repository = await openRepository(localStore(folder), [ewf], NO_KEYS);
         const point = repository.sets.flatMap(({ points }) => points).find(p => p.file === name);
         await using disk = await point!.openDisk(0);
         const whole = new Uint8Array(disk.size);
         await disk.read(whole, 0);
-        const { createHash } = await import('node:crypto');
         expect(createHash('sha256').update(whole).digest('hex'), format).toBe(theirs);
         expect(await verified(folder, name), format).toEqual([]);
       }

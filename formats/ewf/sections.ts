@@ -3,8 +3,11 @@
 import { adler32 } from '../../src/base/checksum.ts';
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { viewOf } from '../../src/base/struct.ts';
 import type { Segments } from './segments.ts';
 import { Descriptor, FILE_HEADER } from './structs.ts';
+
+const CHECKSUM = Descriptor.offsetOf('checksum');
 
 export interface Section {
   /** `volume`, `table`, `done`, … */
@@ -19,8 +22,11 @@ export interface Section {
 /** Some devices of Logicube write 0 in the place of a checksum. */
 export type Sum = 'holds' | 'none' | 'wrong';
 
-export const sumOf = (content: Uint8Array, stored: number): Sum =>
-  adler32(content) === stored ? 'holds' : stored === 0 ? 'none' : 'wrong';
+/** The Adler-32 at `at`, of what stands before it. */
+export function sumAt(raw: Uint8Array, at: number): Sum {
+  const stored = viewOf(raw).getUint32(at, true);
+  return adler32(raw.subarray(0, at)) === stored ? 'holds' : stored === 0 ? 'none' : 'wrong';
+}
 
 export const corrupt = (message: string, file: string, at: Bytes, field?: string): ImageError =>
   new ImageError('corrupt', message, field === undefined ? { file, at } : { file, at, field });
@@ -31,11 +37,10 @@ const isLast = (type: string): boolean => type === 'next' || type === 'done';
 /** The descriptor in `raw`, which lies at `at`. 'corrupt' when its checksum is wrong or it leads back or out of the file. */
 function parseSection(segments: Segments, segment: number, raw: Uint8Array, at: Bytes): Section {
   const file = segments.name(segment);
-  const checksumAt = Descriptor.offsetOf('checksum');
-  const { type: rawType, next, checksum } = Descriptor.parse(raw, 0, file);
-  if (sumOf(raw.subarray(0, checksumAt), checksum) === 'wrong') {
+  if (sumAt(raw, CHECKSUM) === 'wrong') {
     throw corrupt('the checksum of a section does not hold', file, at, 'checksum');
   }
+  const { type: rawType, next } = Descriptor.parse(raw, 0, file);
   const type = textOf(rawType);
   const bodyAt = at + Descriptor.size;
   if (isLast(type)) return { type, segment, at, bodyAt, end: bodyAt };
@@ -80,10 +85,10 @@ export async function lastSection(segments: Segments, segment: number): Promise<
   const raw = new Uint8Array(Descriptor.size);
   if (tailAt >= FILE_HEADER) {
     await segments.read(segment, raw, tailAt);
-    const { type, next, checksum } = Descriptor.parse(raw);
-    const text = textOf(type);
-    const sound = sumOf(raw.subarray(0, Descriptor.offsetOf('checksum')), checksum) === 'holds';
-    if (sound && next === tailAt && (text === 'next' || text === 'done')) return text;
+    // What stands there may be anything until its checksum says that it is a section.
+    const found = sumAt(raw, CHECKSUM) === 'holds' ? Descriptor.parse(raw) : null;
+    const type = found?.next === tailAt ? textOf(found.type) : '';
+    if (type === 'next' || type === 'done') return type;
   }
   let last = '';
   for await (const { type } of sectionsOf(segments, segment)) last = type;

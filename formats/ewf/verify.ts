@@ -6,7 +6,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { Directory, Table } from './directory.ts';
 import type { ChunkLayer } from './layer.ts';
-import { bodyOf, type Section, sumOf } from './sections.ts';
+import { bodyOf, type Section, sumAt } from './sections.ts';
 import type { Segments } from './segments.ts';
 import { Digest, ErrorHeader, Hash } from './structs.ts';
 import type { Geometry } from './volume.ts';
@@ -74,8 +74,8 @@ async function checkTables(walk: Walk, { tables }: Directory): Promise<void> {
 async function checkErrors(walk: Walk, section: Section): Promise<void> {
   const raw = await bodyOf(walk.segments, section, ErrorHeader.size + MOST_ERRORS * ERROR_ENTRY);
   const file = walk.segments.name(section.segment);
-  const { entries, checksum } = ErrorHeader.parse(raw, 0, file);
-  if (sumOf(raw.subarray(0, ErrorHeader.size - 4), checksum) === 'wrong') {
+  const { entries } = ErrorHeader.parse(raw, 0, file);
+  if (sumAt(raw, ErrorHeader.size - 4) === 'wrong') {
     return report(walk, 'the checksum of the list of unreadable sectors does not hold', section, section.bodyAt);
   }
   const view = viewOf(raw);
@@ -100,9 +100,9 @@ async function storedDigests(walk: Walk, section: Section): Promise<readonly Sto
   const form = section.type === 'hash' ? Hash : Digest;
   const raw = await bodyOf(walk.segments, section, form.size);
   const file = walk.segments.name(section.segment);
-  const { md5, checksum } = form.parse(raw, 0, file);
+  const { md5 } = form.parse(raw, 0, file);
   walk.checked++;
-  if (sumOf(raw.subarray(0, form.size - 4), checksum) === 'wrong') {
+  if (sumAt(raw, form.size - 4) === 'wrong') {
     report(walk, `the checksum of section "${section.type}" does not hold`, section, section.bodyAt);
     return [];
   }

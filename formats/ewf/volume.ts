@@ -3,7 +3,7 @@ import { promisify } from 'node:util';
 import { inflate } from 'node:zlib';
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { bodyOf, corrupt, type Section, sectionsOf, sumOf } from './sections.ts';
+import { bodyOf, corrupt, type Section, sectionsOf, sumAt } from './sections.ts';
 import type { Segments } from './segments.ts';
 import { ShortVolume, Volume } from './structs.ts';
 
@@ -41,9 +41,9 @@ export function parseGeometry(
   const { bodyAt } = section;
   if (raw.length < form.size)
     throw corrupt(`a "${section.type}" section of ${raw.length} bytes`, file, section.at, 'size');
-  const { sectorsPerChunk, bytesPerSector, sectors, checksum } = form.parse(raw, 0, file);
-  const sum = sumOf(raw.subarray(0, form.size - 4), checksum);
+  const sum = sumAt(raw, form.size - 4);
   if (sum === 'wrong') throw corrupt('the checksum of the disk description does not hold', file, bodyAt, 'checksum');
+  const { sectorsPerChunk, bytesPerSector, sectors } = form.parse(raw, 0, file);
   if (![512, 1024, 2048, 4096].includes(bytesPerSector)) {
     const message = `sectors of ${bytesPerSector} bytes are not known`;
     throw new ImageError('unsupported', message, { file, at: bodyAt + 12, field: 'bytesPerSector' });
