@@ -215,6 +215,7 @@ export class LocalFile implements ByteFile {
       throw ioError(this.name, size, error);
     }
     this.#size = size;
+    this.#run = { at: 0, end: 0, kind: 'data' };
   }
 
   sync(): Promise<void> {

@@ -102,7 +102,7 @@ export class CowDisk {
     return this.#underLock(first, last, () => this.#writeLocked(from, at));
   }
 
-  /** Whole blocks by their state alone; the data file keeps what it has, since an older flush may still need it. */
+  /** Whole blocks by their state alone; the next flush gives the space of their data back. */
   zero(at: Bytes, length: Bytes): Done {
     this.#checkWritable(at, length);
     if (length === 0) return;

@@ -64,6 +64,17 @@ export class DataFiles {
     }
   }
 
+  /** Gives the space of a range back; only where a file is open, since nothing else was written. */
+  punch(at: Bytes, length: Bytes): void {
+    for (let done = 0; done < length; ) {
+      const within = (at + done) % this.#segment;
+      const part = Math.min(length - done, this.#segment - within);
+      const segment = this.#open[Math.floor((at + done) / this.#segment)];
+      if (segment !== undefined && within < segment.file.size) segment.file.punch(within, part);
+      done += part;
+    }
+  }
+
   /**
    * Everything written before the call is durable when it resolves, its file names too. One file after another: syncs
    * at the same time hold a pool thread each, and ext4 was seen to answer ENOSPC to one of eight on a disk with room.

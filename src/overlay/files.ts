@@ -11,6 +11,7 @@ import {
   renameFile,
 } from '../base/files.ts';
 import { readFullNow, replaceFile, syncDirectory } from '../base/io.ts';
+import { native } from '../base/native.ts';
 
 export interface OverlayFile {
   readonly name: string;
@@ -24,6 +25,8 @@ export interface OverlayFile {
   write(from: Uint8Array, at: Bytes): void;
   /** Resolves when everything written before the call is durable. */
   sync(): Promise<void>;
+  /** Gives the range's space back where that is possible; it reads as zeros then, or as before. */
+  punch(at: Bytes, length: Bytes): void;
   /** Bytes on disk. */
   allocated(): Bytes;
   close(): Promise<void>;
@@ -63,6 +66,7 @@ export function localOverlayFiles(folder: string): OverlayFiles {
         readNow: (into, from) => readFullNow(file.fd, into, from, file.name),
         write: (from, to) => file.write(from, to),
         sync: () => file.sync(),
+        punch: (from, length) => void native()?.punch(file.fd, from, length),
         allocated: () => allocatedNow(file.fd),
         close: () => file[Symbol.asyncDispose](),
       };

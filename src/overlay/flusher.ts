@@ -3,6 +3,7 @@ import { ImageError } from '../base/errors.ts';
 import type { DataFiles } from './data-files.ts';
 import type { MapFile } from './map-file.ts';
 import type { Presence } from './presence.ts';
+import { BLOCK, BLOCKS_PER_PAGE, ZERO } from './states.ts';
 
 /** Map pages that are held as copies at once (4 MiB): a flush of any size needs no more memory. */
 const PAGES_AT_ONCE = 1024;
@@ -78,9 +79,27 @@ export class Flusher {
         done += pages.length;
       } while (done < dirty.length);
       await this.#synced(durable.sync());
+      this.#release(dirty);
     } catch (error) {
       presence.giveBack(dirty);
       throw error;
+    }
+  }
+
+  /**
+   * Gives back the space of blocks that were discarded or zeroed. A block that is zero now reads as zeros whether its
+   * data is still there or not, and also after a power loss that forgets the zeroing: then it shows the later of two
+   * values that the guest was never promised to keep apart. Nothing is awaited between the question and the deed.
+   */
+  #release(pages: readonly number[]): void {
+    const { data, presence } = this.#parts;
+    for (const page of pages) {
+      const end = (page + 1) * BLOCKS_PER_PAGE;
+      for (let block = page * BLOCKS_PER_PAGE; block < end; ) {
+        const run = presence.run(block, end - block);
+        if (presence.state(block) === ZERO) data.punch(block * BLOCK, run * BLOCK);
+        block += run;
+      }
     }
   }
 

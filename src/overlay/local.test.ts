@@ -7,6 +7,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Bytes, Disk } from '../base/contracts.ts';
+import { native } from '../base/native.ts';
 import { openOverlay } from './overlay.ts';
 import { seeded } from './overlay-model.ts';
 
@@ -244,4 +245,24 @@ describe.skipIf(!mounted)('an overlay on a full disk (needs root, to mount a sma
     fs.rmSync(path.join(folder, 'ballast'));
     await (await openOverlay(home, base, { create: true })).close();
   });
+});
+
+it.skipIf(native() === null)('the space of what was discarded is given back with the next flush', async () => {
+  const size = 64 * 2 ** 20;
+  const overlay = await openOverlay(folder, plainDisk(size, 0xbb), { create: true });
+  for (let at = 0; at < size; at += 2 ** 20) await overlay.write(new Uint8Array(2 ** 20).fill(1 + (at % 250)), at);
+  await overlay.flush();
+  const full = (await overlay.stats()).bytesOnDisk;
+  await overlay.zero(2 ** 20, 60 * 2 ** 20);
+  await overlay.write(new Uint8Array(4096).fill(9), 30 * 2 ** 20);
+  await overlay.flush();
+  const left = fs.statSync(path.join(folder, 'data')).blocks * 512;
+  expect(full).toBeGreaterThan(60 * 2 ** 20);
+  expect(left).toBeLessThan(8 * 2 ** 20);
+  const got = new Uint8Array(4096);
+  await overlay.read(got, 30 * 2 ** 20);
+  expect(got.every(byte => byte === 9)).toBe(true);
+  await overlay.read(got, 40 * 2 ** 20);
+  expect(got.every(byte => byte === 0)).toBe(true);
+  await overlay.close();
 });

@@ -166,6 +166,10 @@ function opened(name: string, file: SimulatedFile, calls: Calls): OverlayFile {
         else versions.splice(0, count - 1);
       }
     },
+    punch(at, length) {
+      const inside = Math.min(length, file.size - at);
+      if (inside > 0) writeInto(file, new Uint8Array(inside), at);
+    },
     allocated: () => file.now.size * SECTOR,
     close: async () => {},
   };
