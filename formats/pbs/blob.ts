@@ -86,8 +86,9 @@ export async function blobContent(
     return stored;
   }
   try {
-    // The room beyond lets the decoder see the end of its frame.
-    return await unzstd(stored, { maxOutputLength: most, chunkSize: Math.max(64, most + 64) });
+    // A chunk comes out in one piece; the room beyond lets the decoder see the end of its frame.
+    const chunkSize = Math.min(most, Math.max(65_536, stored.length * 8)) + 64;
+    return await unzstd(stored, { maxOutputLength: most, chunkSize });
   } catch (cause) {
     throw new ImageError('corrupt', 'the blob cannot be decompressed', { file: name, at: kind.header }, { cause });
   }

@@ -4,11 +4,18 @@ import { ImageError } from '../../src/base/errors.ts';
 import { lazySource } from '../../src/base/lazy.ts';
 import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
-import { safeU64, viewOf } from '../../src/base/struct.ts';
 import { blobContent, readBlob } from './blob.ts';
 import type { ChunkShelf } from './chunk.ts';
 import { plainZeroDigest } from './keys.ts';
-import { brokenLayer, DYNAMIC_CHUNK, DYNAMIC_ENTRY, dynamicLayer, fixedLayer, type IndexLayer } from './layer.ts';
+import {
+  brokenLayer,
+  DYNAMIC_CHUNK,
+  DYNAMIC_ENTRY,
+  dynamicLayer,
+  endAt,
+  fixedLayer,
+  type IndexLayer,
+} from './layer.ts';
 import type { Manifest, ManifestFile } from './manifest.ts';
 import { DIGEST, DynamicIndex, FixedIndex, hex, INDEX_HEADER } from './structs.ts';
 
@@ -69,7 +76,7 @@ async function openIndex(id: LayerId, name: string, entry: ManifestFile, shelf: 
     if (entries === 0) return refuse(name, INDEX_HEADER, 'chunks', 'the index lists no chunks');
     const end = new Uint8Array(8);
     await source.read(end, INDEX_HEADER + (entries - 1) * DYNAMIC_ENTRY);
-    const size = safeU64(viewOf(end).getUint32(4, true), viewOf(end).getUint32(0, true));
+    const size = endAt(end, 0);
     if (size !== entry.size || size > entries * DYNAMIC_CHUNK) {
       refuse(name, fileSize - DYNAMIC_ENTRY, 'end', `the index ends at ${size}, the manifest says ${entry.size}`);
     }

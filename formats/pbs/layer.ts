@@ -82,24 +82,22 @@ export function fixedLayer(
   return { layer, chunks: digests.entries, chunk };
 }
 
-const endAt = (page: Uint8Array, entry: number): Bytes => {
+/** End of a chunk from its entry at `at`; Infinity beyond 2^53, which fits nowhere. */
+export function endAt(page: Uint8Array, at: number): Bytes {
   const view = viewOf(page);
-  return safeU64(view.getUint32(entry * DYNAMIC_ENTRY + 4, true), view.getUint32(entry * DYNAMIC_ENTRY, true));
-};
+  const [low, high] = [view.getUint32(at, true), view.getUint32(at + 4, true)];
+  return high > 0x1f_ffff ? Number.POSITIVE_INFINITY : safeU64(high, low);
+}
 
-/** Ends of chunks must grow, each by no more than the longest chunk. */
-function checkEnds(page: Uint8Array, first: number, file: string): void {
-  let before: Bytes | null = first === 0 ? 0 : null;
-  for (let entry = 0; entry * DYNAMIC_ENTRY < page.length; entry++) {
-    let end = Number.NaN;
-    try {
-      end = endAt(page, entry);
-    } catch {
-      // An end beyond 2^53 is as wrong as one that goes back.
-    }
-    if (!(before === null ? end > 0 : end > before && end <= before + DYNAMIC_CHUNK)) {
-      const at = INDEX_HEADER + (first + entry) * DYNAMIC_ENTRY;
-      throw new ImageError('corrupt', `chunk ${first + entry} cannot end where the index says`, { file, at });
+/** The ends in a page have to grow from where it starts to where the next one does, by no more than the longest chunk. */
+function checkEnds(page: Uint8Array, first: number, from: Bytes, to: Bytes, file: string): void {
+  const last = page.length - DYNAMIC_ENTRY;
+  let before = from;
+  for (let at = 0; at <= last; at += DYNAMIC_ENTRY) {
+    const end = endAt(page, at);
+    if (!(end > before && end <= before + DYNAMIC_CHUNK) || (at === last && end !== to)) {
+      const where = { file, at: INDEX_HEADER + first * DYNAMIC_ENTRY + at };
+      throw new ImageError('corrupt', `chunk ${first + at / DYNAMIC_ENTRY} cannot end where the index says`, where);
     }
     before = end;
   }
@@ -141,19 +139,21 @@ export function dynamicLayer(
   entries: number,
   shelf: ChunkShelf,
 ): IndexLayer {
-  const chunks = table(source, INDEX_HEADER, DYNAMIC_ENTRY, entries, (page, first) =>
-    checkEnds(page, first, source.name),
-  );
+  const chunks = table(source, INDEX_HEADER, DYNAMIC_ENTRY, entries, (page, first) => {
+    const starts = pages.now()!;
+    const number = first / chunks.perPage;
+    checkEnds(page, first, starts[number]!, starts[number + 1] ?? size, source.name);
+  });
   const pages = fences(source, chunks, size);
   const startOf = (page: Uint8Array, first: number, within: number, starts: Float64Array): Bytes =>
-    within === 0 ? starts[first / chunks.perPage]! : endAt(page, within - 1);
+    within === 0 ? starts[first / chunks.perPage]! : endAt(page, (within - 1) * DYNAMIC_ENTRY);
   /** First entry of the page whose end lies beyond `at`. */
   const find = (page: Uint8Array, at: Bytes): number => {
     let low = 0;
     let high = page.length / DYNAMIC_ENTRY - 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
-      if (endAt(page, middle) > at) high = middle;
+      if (endAt(page, middle * DYNAMIC_ENTRY) > at) high = middle;
       else low = middle + 1;
     }
     return low;
@@ -163,10 +163,7 @@ export function dynamicLayer(
     const page = await chunks.load(number);
     const within = number % chunks.perPage;
     const at = startOf(page, number - within, within, starts);
-    const length = endAt(page, within) - at;
-    if (length < 1 || length > DYNAMIC_CHUNK) {
-      throw new ImageError('corrupt', `chunk ${number} cannot be ${length} bytes long`, { file: source.name });
-    }
+    const length = endAt(page, within * DYNAMIC_ENTRY) - at;
     return { at, length, digest: digestAt(page, within * DYNAMIC_ENTRY + 8) };
   };
   const layer: Layer = {
@@ -181,7 +178,7 @@ export function dynamicLayer(
       if (page === null) return null;
       const within = find(page, at);
       const start = startOf(page, first, within, starts);
-      const length = Math.min(limit, endAt(page, within) - at);
+      const length = Math.min(limit, endAt(page, within * DYNAMIC_ENTRY) - at);
       return { kind: 'packed', unit: first + within, within: at - start, length };
     },
     async load(at) {

@@ -5,6 +5,8 @@ import { ImageError } from '../../src/base/errors.ts';
 import type { BackupKey } from './keys.ts';
 
 export const MANIFEST = 'index.json.blob';
+/** A machine has some dozens of disks at most. */
+const MOST_FILES = 1024;
 
 export interface ManifestFile {
   readonly filename: string;
@@ -78,7 +80,7 @@ export function parseManifest(text: string, file: string): Manifest {
   if (typeof id !== 'string' || !/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(id)) return refuse('backup-id');
   if (typeof time !== 'number' || !Number.isInteger(time) || Math.abs(time) > 253_402_300_799)
     return refuse('backup-time');
-  if (!Array.isArray(value.files)) return refuse('files');
+  if (!Array.isArray(value.files) || value.files.length > MOST_FILES) return refuse('files');
   const { signature, unprotected, ...signed } = value;
   const print = isRecord(unprotected) ? unprotected['key-fingerprint'] : null;
   return {

@@ -86,7 +86,7 @@ function imageOf(
 const needsUnpacking = (name: string, { command }: Packing): ImageError =>
   new ImageError(
     'unsupported',
-    'a compressed archive can be read only from its front: unpack it first',
+    `a compressed archive has no random access: unpack it first (${command})`,
     { file: name },
     { hint: `${command} ${name}` },
   );
