@@ -2,6 +2,7 @@
  * btrfs on one device, or one mirror of several. The newest changes of an unclean file system may be in its log tree,
  * which is not replayed: the file system is whole without it, as of its last commit.
  */
+import { roundUp } from '../../base/range.ts';
 import { wholeOf } from '../content.ts';
 import type { Attributes, EntryKind, Volume, VolumeDir, VolumeEntry, VolumeNode, VolumeReader } from '../contracts.ts';
 import { fieldText, nameOf } from '../names.ts';
@@ -38,7 +39,13 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
     case 0x4000:
       return { ...attributes, kind: 'dir', id: `${tree}:${number}`, list: () => list(btrfs, tree, number) };
     case 0x8000:
-      return { ...attributes, kind: 'file', size, allocated: u64(data, 24), open };
+      return {
+        ...attributes,
+        kind: 'file',
+        size,
+        allocated: roundUp(u64(data, 24), btrfs.superblock.sectorSize),
+        open,
+      };
     case 0xa000:
       return {
         ...attributes,

@@ -119,9 +119,12 @@ export function extFileSystem(source: VolumeSource, superblock: SuperblockFields
   const descriptorBlock = (group: number): number => {
     const perBlock = Math.floor(blockSize / descriptorSize);
     const index = Math.floor(group / perBlock);
-    if (!has('meta_bg') || index < firstMetaGroup) return firstDataBlock + 1 + index;
+    // The superblock is at byte 1024 whatever the block size; with blocks of 1 KiB and bigalloc, groups still count from 0.
+    if (!has('meta_bg') || index < firstMetaGroup) return Math.floor(SUPERBLOCK_AT / blockSize) + 1 + index;
     const first = index * perBlock;
-    return firstDataBlock + first * blocksPerGroup + (hasSuperblock(superblock, first) ? 1 : 0);
+    const before = hasSuperblock(superblock, first) ? 1 : 0;
+    const boot = first === 0 && blockSize === SUPERBLOCK_AT && firstDataBlock === 0 ? 1 : 0;
+    return firstDataBlock + first * blocksPerGroup + before + boot;
   };
 
   const checkInode = (number: number, raw: Buffer, fields: InodeFields): void => {

@@ -46,7 +46,8 @@ export async function nodeOf(ext: Ext, number: number): Promise<VolumeNode> {
     case TYPE_DIR:
       return { ...attributes, kind: 'dir', id: String(number), list: () => list(ext, inode) };
     case TYPE_FILE: {
-      const allocated = inode.fields.blocks * unit;
+      const inline = (inode.fields.flags & FLAG_INLINE) !== 0;
+      const allocated = inode.fields.blocks * unit + (inline ? inode.size : 0);
       return { ...attributes, kind: 'file', size: inode.size, allocated, open: () => openFile(ext, inode) };
     }
     case TYPE_LINK:

@@ -55,7 +55,25 @@ export async function chainRuns(geometry: FatGeometry, first: number, most: numb
     cluster = await follow(geometry, cluster);
     source.check(n + 1 < clusters || cluster >= endMark(bits), 'a chain of clusters has a loop');
   }
-  return builder.done();
+  const runs = builder.done();
+  source.check(!sharesClusters(runs), 'a chain of clusters has a loop');
+  return runs;
+}
+
+/** Whether two runs lie over each other on the volume. */
+function sharesClusters(runs: Runs): boolean {
+  const starts = new Float64Array(runs.count);
+  const ends = new Float64Array(runs.count);
+  for (let i = 0; i < runs.count; i++) {
+    const { at, length } = runs.run(i);
+    starts[i] = at;
+    ends[i] = at + length;
+  }
+  // As many begin as have ended, wherever one begins: then no two are open at once.
+  starts.sort();
+  ends.sort();
+  for (let i = 1; i < runs.count; i++) if (starts[i]! < ends[i - 1]!) return true;
+  return false;
 }
 
 /** One entry; tables of 16 and 32 bits are read in stretches, so that a long chain does not wait for each. */

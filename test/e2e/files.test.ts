@@ -1,0 +1,116 @@
+/** Single files of a restore point, through a real mount and by the command line. */
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { lacking, noise, tool } from '../kit/volume-images.ts';
+import { runCli } from './run-cli.ts';
+
+const wanting = lacking('mke2fs', 'sfdisk', 'mkfs.fat', 'mcopy');
+const cannot = process.getuid?.() === 0 && fs.existsSync('/dev/fuse') ? wanting : 'needs root and /dev/fuse';
+
+const MIB = 2 ** 20;
+const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-files-')));
+const place = (...names: string[]): string => path.join(folder, ...names);
+const POINTS = ['2026-11-01T02:00:00Z', '2026-11-02T02:00:00Z'];
+const pointName = (time: string): string => time.replaceAll(':', '-');
+
+function into(disk: string, part: string, at: number): void {
+  const bytes = fs.readFileSync(part);
+  const fd = fs.openSync(disk, 'r+');
+  fs.writeSync(fd, bytes, 0, bytes.length, at);
+  fs.closeSync(fd);
+}
+
+/** A disk with a FAT and an ext4 volume; the tree is what the ext4 one holds. */
+function makeDisk(): void {
+  fs.truncateSync(place('disk.raw'), 96 * MIB);
+  tool(
+    'sfdisk',
+    ['-q', place('disk.raw')],
+    'label: gpt\nstart=2048,size=32768,type=U\nstart=34816,size=131072,type=L,name=root\n',
+  );
+  fs.writeFileSync(place('fat'), '');
+  fs.truncateSync(place('fat'), 16 * MIB);
+  tool('mkfs.fat', ['-n', 'ESP', place('fat')]);
+  tool('mcopy', ['-i', place('fat'), place('tree/etc/fstab'), '::Fstab copy.txt']);
+  fs.rmSync(place('ext4'), { force: true });
+  fs.writeFileSync(place('ext4'), '');
+  fs.truncateSync(place('ext4'), 64 * MIB);
+  tool('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', place('tree'), place('ext4')]);
+  into(place('disk.raw'), place('fat'), 2048 * 512);
+  into(place('disk.raw'), place('ext4'), 34816 * 512);
+}
+
+beforeAll(async () => {
+  if (cannot !== '') return;
+  fs.mkdirSync(place('tree/etc'), { recursive: true });
+  fs.mkdirSync(place('tree/data/deep/er'), { recursive: true });
+  fs.writeFileSync(place('tree/etc/fstab'), '/dev/sda2 / ext4\n', { mode: 0o600 });
+  fs.writeFileSync(place('tree/data/noise.bin'), noise(3_000_001, 4));
+  fs.writeFileSync(place('tree/data/deep/er/one'), '1');
+  fs.writeFileSync(place('tree/data/setuid'), '#!/bin/sh\n');
+  fs.chmodSync(place('tree/data/setuid'), 0o4755);
+  fs.symlinkSync('/etc/fstab', place('tree/data/absolute'));
+  fs.symlinkSync('../../../../../../etc/hostname', place('tree/data/outwards'));
+  fs.writeFileSync(place('disk.raw'), '');
+  fs.writeFileSync(place('key'), 'correct horse\n', { mode: 0o600 });
+  for (const [i, time] of POINTS.entries()) {
+    if (i > 0) fs.writeFileSync(place('tree/data/noise.bin'), noise(3_000_001, 5));
+    makeDisk();
+    const args = [
+      'backup',
+      place('disk.raw'),
+      place('repo'),
+      '--set',
+      'web01',
+      '--time',
+      time,
+      '--encrypt',
+      '--key-file',
+      place('key'),
+    ];
+    expect(await runCli(args)).toMatchObject({ code: 0 });
+  }
+}, 300_000);
+afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
+
+describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
+  test('cp out of the mount: every file of both points, from an encrypted chain', async () => {
+    const mnt = place('mnt');
+    fs.mkdirSync(mnt);
+    const ran = await runCli(['mount', place('repo'), mnt, '--key-file', place('key')]);
+    expect(ran, ran.stderr).toMatchObject({ code: 0 });
+    try {
+      const files = path.join(mnt, 'backups/web01/latest/files');
+      expect(fs.readdirSync(files)).toEqual(['p1-fat16-ESP', 'p2-ext4-root']);
+      expect(fs.readFileSync(path.join(files, 'p1-fat16-ESP/Fstab copy.txt'), 'utf8')).toBe('/dev/sda2 / ext4\n');
+      const root = path.join(files, 'p2-ext4-root');
+      // The links of the copy lead inside the volume, so only what they are read through is compared.
+      execFileSync('cp', [
+        '-rL',
+        path.join(root, 'data/deep'),
+        path.join(root, 'etc'),
+        path.join(root, 'data/noise.bin'),
+        folder,
+      ]);
+      execFileSync('cmp', [place('noise.bin'), place('tree/data/noise.bin')]);
+      execFileSync('diff', ['-r', place('deep'), place('tree/data/deep')]);
+      expect(fs.readFileSync(place('etc/fstab'), 'utf8')).toBe('/dev/sda2 / ext4\n');
+      const stat = fs.statSync(path.join(root, 'etc/fstab'));
+      expect([stat.mode.toString(8), stat.size]).toEqual(['100400', 17]);
+      expect(fs.statSync(path.join(root, 'data/setuid')).mode % 0o10000).toBe(0o555);
+      expect(Math.floor(stat.mtimeMs / 1000)).toBe(Math.floor(fs.statSync(place('tree/etc/fstab')).mtimeMs / 1000));
+      expect(fs.readlinkSync(path.join(root, 'data/absolute'))).toBe('../etc/fstab');
+      expect(fs.readFileSync(path.join(root, 'data/absolute'), 'utf8')).toBe('/dev/sda2 / ext4\n');
+      expect(fs.readlinkSync(path.join(root, 'data/outwards'))).toBe('../etc/hostname');
+      expect(() => fs.writeFileSync(path.join(root, 'new'), '')).toThrow(/EROFS|EACCES|EPERM|ENOSYS/);
+      const older = path.join(mnt, 'backups/web01', pointName(POINTS[0]!), 'files/p2-ext4-root/data/noise.bin');
+      expect(Buffer.compare(fs.readFileSync(older), noise(3_000_001, 4))).toBe(0);
+      expect(Buffer.compare(fs.readFileSync(path.join(root, 'data/noise.bin')), noise(3_000_001, 5))).toBe(0);
+    } finally {
+      expect(await runCli(['umount', mnt, '--release'])).toMatchObject({ code: 0 });
+    }
+  });
+});
