@@ -1,5 +1,6 @@
 /** The only file that names formats: one line each. */
 import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
+import { ewf } from '../formats/ewf/index.ts';
 import { macrium } from '../formats/macrium/index.ts';
 import { parallels } from '../formats/parallels/index.ts';
 import { pbs } from '../formats/pbs/index.ts';
@@ -31,6 +32,7 @@ export const adapters: readonly Adapter[] = [
   vma,
   virtnbdbackup,
   macrium,
+  ewf,
   raw,
 ];
 
