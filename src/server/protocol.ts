@@ -54,6 +54,8 @@ export interface WorkerStatus {
   readonly clones: readonly CloneSummary[];
   readonly cache: { readonly held: number; readonly budget: number; readonly hits: number; readonly misses: number };
   readonly rss: number;
+  /** Whether the kernel repeats what a worker that died did not answer (Linux 6.9); null: not known yet. */
+  readonly survives: boolean | null;
 }
 
 export interface MountStatus {

@@ -19,7 +19,7 @@ export interface Stack extends AsyncDisposable {
   readonly clones: Clones;
   readonly summary: Prepared;
   makeClone(request: CloneRequest): Promise<CloneRecord>;
-  status(): WorkerStatus;
+  status(): Omit<WorkerStatus, 'survives'>;
 }
 
 /** Adapters from outside come first: who brings one means it. */

@@ -39,6 +39,8 @@ class Supervisor {
   #worker: WorkerLink;
   #restarts = 0;
   #failures = 0;
+  /** The kernel can hand the requests of a dead worker to the next one. */
+  #survives = true;
   #servingSince = Number.POSITIVE_INFINITY;
   /** Resolves when the worker of the moment takes requests. */
   #ready: Promise<unknown> = Promise.resolve();
@@ -71,9 +73,12 @@ class Supervisor {
     this.#servingSince = performance.now();
     this.#control = serveControl(run.socket, request => this.#answer(request));
     await this.#control.ready;
-    await this.#worker.ask({ verb: 'status' });
+    const { survives } = (await this.#worker.ask({ verb: 'status' })) as WorkerStatus;
     readFurtherAhead(mountpoint);
-    return prepared;
+    this.#survives = survives !== false;
+    if (this.#survives) return prepared;
+    const warning = 'this kernel is older than Linux 6.9: a crash of the serving process ends the mount with errors';
+    return { ...prepared, warnings: [...prepared.warnings, warning] };
   }
 
   #watch(): void {
@@ -88,6 +93,7 @@ class Supervisor {
 
   async #ended({ code, signal }: Exit): Promise<void> {
     if (code === 0) return this.#finish(0);
+    if (!this.#survives) throw new Error('the worker died, and this kernel cannot hand its requests to another');
     const served = this.#worker.proven || performance.now() - this.#servingSince > A_MOMENT;
     this.#failures = served ? 0 : this.#failures + 1;
     log(`the worker ended (${signal ?? `exit ${code}`})${served ? '' : `, failure ${this.#failures} in a row`}`);

@@ -5,6 +5,7 @@
  * The serving loop blocks in a read of the FUSE device while it is idle. Whoever sends an order therefore asks the mount
  * for its statistics afterwards, which wakes the loop; the loop lets the event loop turn once every few milliseconds.
  */
+import type { Connection } from '../host/fuse/journal.ts';
 import { serveFuse } from '../host/fuse/serve.ts';
 import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
@@ -16,6 +17,8 @@ let config: ServeConfig | undefined;
 let resumed = false;
 /** Orders that are being carried out: until they are, the loop must not block. */
 let answering = 0;
+/** What the kernel agreed to; null until it has asked. */
+let connection: Connection | null = null;
 
 function needed(): Stack {
   if (stack === undefined) throw new Error('the worker was not prepared');
@@ -28,6 +31,9 @@ async function serve(): Promise<void> {
     nodesFile: config!.nodes,
     resume: resumed,
     mailbox: () => answering > 0,
+    onInit: agreed => {
+      connection = agreed;
+    },
   });
   await served.ended;
   await needed()[Symbol.asyncDispose]();
@@ -45,7 +51,7 @@ async function answer(request: WorkerRequest): Promise<unknown> {
       serve().catch(die);
       return null;
     case 'status':
-      return needed().status();
+      return { ...needed().status(), survives: connection?.resend ?? null };
     case 'flush':
       await needed().clones.flush();
       return null;
