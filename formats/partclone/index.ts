@@ -1,0 +1,1 @@
+export { partclone } from './read.ts';
