@@ -91,7 +91,14 @@ async function findParent(name: string, descriptor: Descriptor, { open, warnings
   let its: Descriptor;
   try {
     const text = await descriptorText(source);
-    if (text === null) return { parent, problem: null };
+    if (text === null) {
+      return {
+        parent,
+        problem: broken(
+          `the parent ${found.name} has no descriptor, so that nothing tells whether it is the right one`,
+        ),
+      };
+    }
     its = parseDescriptor(text, found.name);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;

@@ -34,6 +34,8 @@ export interface HostedSpec {
   readonly perTable?: number;
   readonly text?: string;
   readonly stream?: boolean;
+  /** The last packed grain ends with the disk. */
+  readonly shortEnd?: boolean;
   readonly fields?: Partial<SparseFields>;
 }
 
@@ -76,12 +78,19 @@ export function hosted(spec: HostedSpec): Uint8Array {
   // Sector 1 is no place for a grain: 1 stands for a zeroed one.
   put(new Uint8Array(2 * SECTOR));
   if (text !== undefined) put(Buffer.concat([Buffer.from(text), Buffer.alloc(20 * SECTOR - Buffer.byteLength(text))]));
+  const lastLength = (n: number): number | undefined =>
+    spec.shortEnd === true && n === grains.length - 1 ? (fields.capacity % (grainSize / SECTOR)) * SECTOR : undefined;
   const tables: number[] = [];
   for (let first = 0; first < grains.length; first += perTable) {
     const table = new Uint8Array(perTable * 4);
     for (const [i, grain] of grains.slice(first, first + perTable).entries()) {
       const lba = ((first + i) * grainSize) / SECTOR;
-      const place = grain === null ? 0 : grain === 'zero' ? 1 : put(stream ? packed(grain, lba) : grain);
+      const place =
+        grain === null
+          ? 0
+          : grain === 'zero'
+            ? 1
+            : put(stream ? packed(grain.subarray(0, lastLength(first + i)), lba) : grain);
       viewOf(table).setUint32(i * 4, place, true);
     }
     marker(Math.ceil(table.length / SECTOR), 1);

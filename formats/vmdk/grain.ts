@@ -13,13 +13,15 @@ const FIRST_READ = 16_384;
 /**
  * Reads the grain whose marker lies at `markerAt`, and decompresses it into all of `into`, on a pool thread. The marker
  * must name one of `sectors`: the grain's first sector on the disk, or within its extent. 'corrupt' otherwise, and when
- * not exactly one grain comes out; the compressed data carries a checksum (RFC 1950, Adler-32).
+ * more than the grain or less than `least` comes out: a writer may leave out what lies past the disk's end. The
+ * compressed data carries a checksum (RFC 1950, Adler-32).
  */
 export async function unpackGrain(
   source: ByteSource,
   markerAt: Bytes,
   sectors: readonly number[],
   into: Uint8Array,
+  least: number,
 ): Promise<void> {
   const where = { file: source.name, at: markerAt };
   const first = new Uint8Array(Math.min(FIRST_READ, source.size - markerAt));
@@ -49,12 +51,9 @@ export async function unpackGrain(
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new ImageError('corrupt', `the grain of sector ${sectors[0]} does not decompress (${why})`, where, { cause });
   }
-  if (out.length !== into.length) {
-    throw new ImageError(
-      'corrupt',
-      `the grain of sector ${sectors[0]} has ${out.length} bytes, not ${into.length}`,
-      where,
-    );
+  if (out.length < least) {
+    throw new ImageError('corrupt', `the grain of sector ${sectors[0]} has ${out.length} bytes of ${least}`, where);
   }
   into.set(out);
+  into.fill(0, out.length);
 }

@@ -219,6 +219,12 @@ describe('archives', () => {
   test.skipIf(noTar)('other archives are not claimed', async () => {
     const other = await packed({ 'ova.xml': '<value/>', 'm.ovf': '' });
     expect(ova.probe(other.slice(0, 65_536), other, 'x.ova')).toBe('no');
+    const late = await packed({ 'one.vmdk': '', 'm.ovf': '' });
+    expect(ova.probe(late, late, 'x.ova')).toBe('maybe');
+    expect(ova.probe(late, late, 'x.tar')).toBe('no');
+    await expect(ova.open('x.ova', memoryStore({ 'x.ova': other.slice(0, 1024) }), keys)).rejects.toMatchObject({
+      fault: 'not-this-format',
+    });
   });
 });
 

@@ -184,13 +184,17 @@ async function openImage(name: string, store: Store): Promise<Image> {
   }
 }
 
-/** The descriptor comes first; only extra headers may stand before it. */
-function probe(head: Uint8Array): Confidence {
+/**
+ * The descriptor comes first, only extra headers may stand before it. Where another member does, the archive's name
+ * decides; `ova.xml` is first in archives of another kind.
+ */
+function probe(head: Uint8Array, _tail: Uint8Array, archive: string): Confidence {
   for (let at = 0, headers = 0; headers < 4 && isTarHeader(head.subarray(at, at + 512)); headers++) {
     const raw = Buffer.from(head.subarray(at, at + 512)).toString('latin1');
     const name = raw.slice(0, 100).split('\0', 1)[0]!;
     if (name.toLowerCase().endsWith('.ovf')) return 'certain';
-    if (!'xgL'.includes(raw[156]!)) return 'no';
+    if (!'xgL'.includes(raw[156]!))
+      return archive.toLowerCase().endsWith('.ova') && name !== 'ova.xml' ? 'maybe' : 'no';
     const size = Number.parseInt(raw.slice(124, 136), 8);
     if (!(size >= 0)) return 'no';
     at += 512 + Math.ceil(size / 512) * 512;

@@ -231,6 +231,17 @@ describe('chains', () => {
     ).toBeNull();
   });
 
+  test('a parent without a descriptor has no CID to compare, and is refused', async () => {
+    const problem = await problemOf(
+      memoryStore({ 'a.vmdk': child('b.vmdk', '1'), 'b.vmdk': extent(grain(1)) }),
+      'a.vmdk',
+    );
+    expect(problem).toMatchObject({
+      fault: 'broken-chain',
+      message: expect.stringContaining('b.vmdk has no descriptor'),
+    });
+  });
+
   test('a missing parent, one that is not named, and a loop', async () => {
     const broken = async (files: Record<string, Uint8Array>): Promise<string | undefined> => {
       await using repository = await openRepository(memoryStore(files), [vmdk], keys);

@@ -1,12 +1,17 @@
+import fs from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import type { Problem, Store } from '../../src/base/contracts.ts';
 import { viewOf } from '../../src/base/struct.ts';
+import { localStore } from '../../src/stores/local.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
-import { pattern } from '../../test/kit/disks.ts';
+import { memoryDisk, pattern } from '../../test/kit/disks.ts';
+import { missing } from '../../test/kit/oracles.ts';
 import { openStack } from '../../test/kit/reference.ts';
+import { sampleMissing, scratch, unpackSample } from '../../test/kit/samples.ts';
 import { counted } from '../../test/kit/tampered.ts';
 import { cowd, descriptor, type Grain, hosted, seSparse, seSparseEntry } from './fixtures.ts';
-import { vmdk } from './index.ts';
+import { vmdk, writeVmdk } from './index.ts';
+import { planFor } from './layout.ts';
 import { FLAG } from './structs.ts';
 
 const GRAIN = 4096;
@@ -58,10 +63,14 @@ describe('hosted extents', () => {
 
   test('a capacity that is no multiple of the grain', async () => {
     const text = descriptor(['RW 35 SPARSE "x.vmdk"']);
-    for (const stream of [false, true]) {
+    for (const [stream, shortEnd] of [
+      [false, false],
+      [true, false],
+      [true, true],
+    ]) {
       const file = sparse(
         grains.map(each => each ?? grain(9)),
-        { text, capacity: 35, stream },
+        { text, capacity: 35, stream, shortEnd },
       );
       const store = memoryStore({ 'a.vmdk': file });
       const got = await contentOf(store, 'a.vmdk');
@@ -180,6 +189,38 @@ describe('damage', () => {
     await image.verify!({ level, signal, progress() {}, found: problem => found.push(problem) });
     return found;
   }
+
+  test('verify compares the tables with their redundant copies', async () => {
+    const written = memoryStore();
+    await using file = await written.create('a.vmdk');
+    await writeVmdk(memoryDisk(filled(200_000, 1)), file);
+    const bytes = written.bytes('a.vmdk');
+    expect(await problemsOf(bytes, 3)).toEqual([]);
+    const redundantAt = planFor(200_192)!.redundantTablesAt;
+    bytes[redundantAt]! ^= 1;
+    expect(await problemsOf(bytes, 1)).toMatchObject([
+      { message: expect.stringContaining('redundant copy'), offset: redundantAt },
+    ]);
+  });
+
+  const samples = ['dfvfs/ext2.vmdk', 'dissect/sesparse.vmdk.gz', 'qemu-samples/iotest-version3.vmdk.bz2'].map(
+    name => `vmdk/${name}`,
+  );
+  test.for(samples)('verify finds nothing in %s', async (sample, { skip }) => {
+    const reason = sampleMissing(sample) ?? (sample.endsWith('.bz2') ? missing(['bzip2']) : null);
+    if (reason !== null) skip(reason);
+    const folder = scratch();
+    try {
+      await using image = await vmdk.open(unpackSample(sample, folder), localStore(folder), keys);
+      const found: Problem[] = [];
+      const signal = new AbortController().signal;
+      const { checked } = await image.verify!({ level: 3, signal, progress() {}, found: each => found.push(each) });
+      expect(found).toEqual([]);
+      expect(checked).toBeGreaterThan(10);
+    } finally {
+      fs.rmSync(folder, { recursive: true });
+    }
+  });
 
   test('verify finds nothing in sound images', async () => {
     for (const file of [plain, stream]) expect(await problemsOf(file, 3)).toEqual([]);

@@ -127,8 +127,9 @@ export function grainLayer(tables: GrainTables, part: Part): Layer {
     if (place === BAD) throw blocks.fault(block);
     if (place < 0) throw new ImageError('out-of-range', `grain ${block} is not stored`, { file: source.name });
     const sector = (block * grain) / 512;
-    await unpackGrain(source, place, [sector, part.firstSector + sector], into.subarray(0, grain));
-    into.fill(0, Math.min(grain, size - block * grain));
+    const used = Math.min(grain, size - block * grain);
+    await unpackGrain(source, place, [sector, part.firstSector + sector], into.subarray(0, grain), used);
+    into.fill(0, used);
   };
   const spec = { id: part.id, source, size, blockSize: grain, blocks };
   return blockLayer(packed ? { ...spec, unpack } : spec);
