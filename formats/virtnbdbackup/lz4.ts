@@ -30,7 +30,7 @@ export function lz4Block(packed: Uint8Array, out: Uint8Array, to: number, end: n
       }
     }
     if (at + literals > last || to + literals > end) bad('a literal run leaves the block');
-    if (literals > 16) out.set(packed.subarray(at, at + literals), to);
+    if (literals > 32) out.set(packed.subarray(at, at + literals), to);
     else for (let i = 0; i < literals; i++) out[to + i] = packed[at + i]!;
     at += literals;
     to += literals;
@@ -47,10 +47,14 @@ export function lz4Block(packed: Uint8Array, out: Uint8Array, to: number, end: n
       }
     }
     if (distance === 0 || distance > to || to + length > end) bad('a match leaves the block');
-    if (distance >= length) out.copyWithin(to, to - distance, to - distance + length);
-    else if (distance === 1) out.fill(out[to - 1]!, to, to + length);
-    else for (let i = 0; i < length; i++) out[to + i] = out[to + i - distance]!;
-    to += length;
+    // A call costs more than some bytes one by one.
+    if (length <= 48) for (const stop = to + length; to < stop; to++) out[to] = out[to - distance]!;
+    else {
+      if (distance >= length) out.copyWithin(to, to - distance, to - distance + length);
+      else if (distance === 1) out.fill(out[to - 1]!, to, to + length);
+      else for (let i = 0; i < length; i++) out[to + i] = out[to + i - distance]!;
+      to += length;
+    }
   }
   return bad('the block ends early');
 }

@@ -1,4 +1,6 @@
 /** xxHash, 32 bits (doc/xxhash_spec.md of the xxHash project), continued from part to part. */
+import { viewOf } from '../../src/base/struct.ts';
+
 const P1 = 0x9e3779b1;
 const P2 = 0x85ebca77;
 const P3 = 0xc2b2ae3d;
@@ -7,8 +9,6 @@ const P5 = 0x165667b1;
 
 const rotate = (x: number, by: number): number => (x << by) | (x >>> (32 - by));
 const round = (lane: number, input: number): number => Math.imul(rotate((lane + Math.imul(input, P2)) | 0, 13), P1);
-const word = (data: Uint8Array, at: number): number =>
-  data[at]! | (data[at + 1]! << 8) | (data[at + 2]! << 16) | (data[at + 3]! << 24);
 
 export interface XxHash {
   update(data: Uint8Array): void;
@@ -25,8 +25,18 @@ interface State {
 
 function from(state: State): XxHash {
   const { lanes, rest } = state;
-  const stripe = (data: Uint8Array, at: number): void => {
-    for (let i = 0; i < 4; i++) lanes[i] = round(lanes[i]!, word(data, at + i * 4));
+  /** Whole stripes of 16 bytes from `at` on; gives where they end. */
+  const stripes = (data: Uint8Array, at: number): number => {
+    let [a, b, c, d] = lanes;
+    const view = viewOf(data);
+    for (; at + 16 <= data.length; at += 16) {
+      a = round(a, view.getInt32(at, true));
+      b = round(b, view.getInt32(at + 4, true));
+      c = round(c, view.getInt32(at + 8, true));
+      d = round(d, view.getInt32(at + 12, true));
+    }
+    [lanes[0], lanes[1], lanes[2], lanes[3]] = [a, b, c, d];
+    return at;
   };
   return {
     update(data) {
@@ -37,9 +47,9 @@ function from(state: State): XxHash {
         rest.set(data.subarray(0, at), state.held);
         state.held += at;
         if (state.held < 16) return;
-        stripe(rest, 0);
+        stripes(rest, 0);
       }
-      for (; at + 16 <= data.length; at += 16) stripe(data, at);
+      at = stripes(data, at);
       state.held = data.length - at;
       rest.set(data.subarray(at));
     },
@@ -49,7 +59,7 @@ function from(state: State): XxHash {
       let hash = (start + state.total) | 0;
       let at = 0;
       for (; at + 4 <= state.held; at += 4) {
-        hash = Math.imul(rotate((hash + Math.imul(word(rest, at), P3)) | 0, 17), P4);
+        hash = Math.imul(rotate((hash + Math.imul(viewOf(rest).getInt32(at, true), P3)) | 0, 17), P4);
       }
       for (; at < state.held; at++) hash = Math.imul(rotate((hash + Math.imul(rest[at]!, P5)) | 0, 11), P1);
       hash = Math.imul(hash ^ (hash >>> 15), P2);
