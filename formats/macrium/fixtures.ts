@@ -182,7 +182,7 @@ function indexOf(
   return { length: second + 4 + partition.blockCount * 30, pieces };
 }
 
-function describe(spec: FileSpec, indexAt: number, crypt: ReturnType<typeof cipher>): unknown {
+function describe(spec: FileSpec, indexAt: number, crypt: Cipher): unknown {
   const history = [...(spec.history ?? [])].map(([file_number, name]) => ({
     file_number,
     file_name: `X:\\backup\\${name}`,
@@ -243,9 +243,8 @@ function describe(spec: FileSpec, indexAt: number, crypt: ReturnType<typeof ciph
 /** What was stored where. */
 const contents = new WeakMap<Stored, Uint8Array>();
 
-/** Lays a file out. The pieces are in order; between them are zeros. */
-export function buildFile(spec: FileSpec): Built {
-  const crypt = cipher(spec);
+/** A file that grows at its end. */
+function output() {
   const pieces: Piece[] = [];
   let end = 0;
   const put = (bytes: Uint8Array): number => {
@@ -254,14 +253,38 @@ export function buildFile(spec: FileSpec): Built {
     end += bytes.length;
     return at;
   };
+  return {
+    pieces,
+    end: () => end,
+    align() {
+      end = Math.ceil(end / 4096) * 4096;
+    },
+    put,
+    putBlock(name: string, payload: Uint8Array, flags: Flags) {
+      put(headerOf(name, payload.length, payload.length === 0 ? new Uint8Array(16) : md5(payload), flags));
+      put(payload);
+    },
+    /** Pieces of something `length` long, zeros between them. */
+    place(some: readonly Piece[], length: number): number {
+      const at = end;
+      for (const piece of some) pieces.push({ at: at + piece.at, bytes: piece.bytes });
+      end += length;
+      return at;
+    },
+  };
+}
+type Output = ReturnType<typeof output>;
+type Cipher = ReturnType<typeof cipher>;
+
+function storeDisks(spec: FileSpec, out: Output, crypt: Cipher) {
   const store = (plain: Uint8Array, disk: number, partition: number, index: number): Stored => {
     const packed = (spec.compression ?? 'medium') === 'none' ? plain : zlib.zstdCompressSync(plain);
     const bytes = crypt === null ? packed : crypt.block(packed, disk, partition, index);
-    const place = { at: put(bytes), md5: md5(plain), length: bytes.length, file: spec.number };
+    const place = { at: out.put(bytes), md5: md5(plain), length: bytes.length, file: spec.number };
     contents.set(place, plain);
     return place;
   };
-  const stored = spec.disks.map((disk, i) =>
+  return spec.disks.map((disk, i) =>
     disk.partitions.map((partition, j) => {
       const [d, p] = [disk.number ?? i, partition.number ?? j + 1];
       const reserved = (partition.reserved ?? []).map((block, n) => (isStored(block) ? block : store(block, d, p, n)));
@@ -271,41 +294,48 @@ export function buildFile(spec: FileSpec): Built {
       return { partition, reserved, blocks };
     }),
   );
-  end = Math.ceil(end / 4096) * 4096;
-  const indexAt = end;
+}
+
+/** The metadata of all disks; where each index lies. */
+function putMetadata(spec: FileSpec, out: Output, crypt: Cipher, stored: ReturnType<typeof storeDisks>) {
   const indexes: { at: number; length: number }[] = [];
-  const putBlock = (name: string, payload: Uint8Array, flags: Flags): void => {
-    put(headerOf(name, payload.length, payload.length === 0 ? new Uint8Array(16) : md5(payload), flags));
-    put(payload);
-  };
-  for (const [i, disk] of (spec.split ? [] : spec.disks).entries()) {
+  for (const [i, disk] of spec.disks.entries()) {
     const encrypted = spec.encryptMetadata === true;
     const track = encrypted ? crypt!.metadata(zlib.zstdCompressSync(disk.bootTrack)) : disk.bootTrack;
-    putBlock('$TRACK0', track, { last: disk.extended === undefined, packed: encrypted, encrypted });
-    if (disk.extended !== undefined) putBlock('$EPT', disk.extended, { last: true });
+    out.putBlock('$TRACK0', track, { last: disk.extended === undefined, packed: encrypted, encrypted });
+    if (disk.extended !== undefined) out.putBlock('$EPT', disk.extended, { last: true });
     for (const { partition, reserved, blocks } of stored[i]!) {
-      putBlock('$BITMAP', new Uint8Array(0), { packed: true });
-      const index = indexOf(spec, partition, blocks, reserved);
-      const short = spec.shortIndex === true && index.length === 8;
-      const digest = short ? md5(new Uint8Array(4)) : sparseMd5(index.length, index.pieces);
-      put(headerOf('$INDEX', short ? 4 : index.length, digest, { last: true }));
-      indexes.push({ at: end, length: index.length });
-      for (const piece of index.pieces) pieces.push({ at: end + piece.at, bytes: piece.bytes });
-      end += index.length;
+      out.putBlock('$BITMAP', new Uint8Array(0), { packed: true });
+      const { length, pieces } = indexOf(spec, partition, blocks, reserved);
+      const short = spec.shortIndex === true && length === 8;
+      const digest = short ? md5(new Uint8Array(4)) : sparseMd5(length, pieces);
+      out.put(headerOf('$INDEX', short ? 4 : length, digest, { last: true }));
+      indexes.push({ at: out.place(pieces, length), length });
     }
   }
-  const rootAt = end;
+  return indexes;
+}
+
+/** Lays a file out. The pieces are in order; between them are zeros. */
+export function buildFile(spec: FileSpec): Built {
+  const crypt = cipher(spec);
+  const out = output();
+  const stored = storeDisks(spec, out, crypt);
+  out.align();
+  const indexAt = out.end();
+  const indexes = spec.split ? [] : putMetadata(spec, out, crypt, stored);
+  const rootAt = out.end();
   const description = describe(spec, indexAt, crypt);
   spec.edit?.(description as Record<string, never>);
-  putBlock('$JSON', zlib.zstdCompressSync(Buffer.from(JSON.stringify(description))), { packed: true });
-  putBlock('$AUXDATA', Buffer.alloc(32, 7), { last: true });
+  out.putBlock('$JSON', zlib.zstdCompressSync(Buffer.from(JSON.stringify(description))), { packed: true });
+  out.putBlock('$AUXDATA', Buffer.alloc(32, 7), { last: true });
   const footer = Buffer.alloc(20);
   footer.writeBigUInt64LE(BigInt(rootAt));
   footer.write('MACRIUM_FILE', 8, 'latin1');
-  put(footer);
+  out.put(footer);
   return {
-    size: end,
-    pieces,
+    size: out.end(),
+    pieces: out.pieces,
     stored: stored.map(disk => disk.map(({ blocks }) => blocks)),
     reserved: stored.map(disk => disk.map(({ reserved }) => reserved)),
     indexes,

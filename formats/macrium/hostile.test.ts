@@ -14,8 +14,10 @@ import { buildFile, bytesOf, type FileSpec } from './fixtures.ts';
 import { macrium } from './index.ts';
 import { fatDisk, gptDisk, nameOf, simpleDisk, threeFiles } from './shapes.ts';
 
-const CASES = process.env.BOOTMOUNT_LONG === '1' ? 1_000_000 : 20_000;
-const FILES = process.env.BOOTMOUNT_LONG === '1' ? 20_000 : 250;
+const LONG = process.env.BOOTMOUNT_LONG === '1';
+const CASES = LONG ? 1_000_000 : 20_000;
+const FILES = LONG ? 20_000 : 250;
+const PATIENCE = LONG ? 3_600_000 : 60_000;
 const NO_KEYS: Keyring = { secrets: async () => [] };
 
 /** Where the payloads of metadata blocks lie, found by their names. */
@@ -72,7 +74,7 @@ async function survives(file: Uint8Array, what: string): Promise<'read' | 'refus
 
 const FILE: FileSpec = { number: 0, disks: [gptDisk(), fatDisk(), simpleDisk(new Map())], shortIndex: true };
 
-describe('fuzzing', () => {
+describe('fuzzing', { timeout: PATIENCE }, () => {
   test('descriptions: parsed, or refused by an ImageError that quotes nothing of them', () => {
     const texts: string[] = [];
     buildFile({ ...FILE, edit: description => void texts.push(JSON.stringify(description)) });

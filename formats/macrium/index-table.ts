@@ -141,23 +141,34 @@ export interface BlockIndex extends Blocks {
 
 const neverBad = (): ImageError => new ImageError('corrupt', 'the index makes no sense');
 
-/** Waits for a check that runs by itself: a short one before the first answer, a long one only once it has failed. */
-function checking(place: IndexPlace, signal: AbortSignal): () => Promise<void> | void {
+interface Checking {
+  /** Waits for a short check; starts a long one. Throws what either found. */
+  passed(): Promise<void>;
+  /** Throws what a long check has found by now. */
+  sound(): void;
+}
+
+/** The check of an index that runs beside its use: before the first answer, or while it answers when it is long. */
+function checking(place: IndexPlace, signal: AbortSignal): Checking {
+  const long = place.block.length > CHECKED_FIRST;
   let running: Promise<void> | null = null;
   let failure: { readonly error: unknown } | null = null;
-  const failed = (error: unknown): void => {
-    failure = { error };
-    // What failed for a moment is tried again by the next reader.
-    running = null;
+  const sound = (): void => {
+    if (failure !== null) throw failure.error;
   };
-  return () => {
-    if (place.block.length > CHECKED_FIRST && failure !== null) throw (failure as { readonly error: unknown }).error;
-    failure = null;
-    running ??= checkIndex(place, signal).catch(failed);
-    if (place.block.length > CHECKED_FIRST) return;
-    return running.then(() => {
-      if (failure !== null) throw failure.error;
-    });
+  const failed = (error: unknown): void => {
+    // What failed for a moment is tried again by the next reader, if there is one that waits.
+    running = null;
+    if (!long) throw error;
+    failure = { error };
+  };
+  return {
+    sound,
+    async passed() {
+      sound();
+      running ??= checkIndex(place, signal).catch(failed);
+      if (!long) await running;
+    },
   };
 }
 
@@ -167,16 +178,17 @@ export function fullIndex(place: IndexPlace, signal: AbortSignal): BlockIndex {
   const check = checking(place, signal);
   return {
     at(block) {
+      check.sound();
       const page = elements.page(Math.floor(block / PER_PAGE));
       return page === null ? null : lengthAt(page, (block % PER_PAGE) * ELEMENT) === 0 ? ZERO : PACKED;
     },
     async load(block) {
-      await check();
+      await check.passed();
       await elements.load(Math.floor(block / PER_PAGE));
     },
     fault: neverBad,
     async element(block) {
-      await check();
+      await check.passed();
       return elements.element(block);
     },
   };

@@ -7,6 +7,7 @@ import { lastAtOrBefore } from '../../src/base/range.ts';
 import { contentLength, type Origin, readBlock } from './content.ts';
 import type { PartitionDescription } from './description.ts';
 import { type BlockIndex, type IndexPlace, reservedElements } from './index-table.ts';
+import type { Place } from './keys.ts';
 import type { Element } from './structs.ts';
 
 export interface PartitionSpec {
@@ -17,12 +18,9 @@ export interface PartitionSpec {
 }
 
 /** Block i at i times the block size. What a shorter last block leaves out are zeros. */
-export function blocksVolume(
-  { id, origin, diskNumber, partition }: PartitionSpec,
-  index: BlockIndex,
-  count: number,
-): Volume {
-  const { blockSize, number } = partition;
+export function blocksVolume(spec: PartitionSpec, index: BlockIndex, count: number): Volume {
+  const { id, origin } = spec;
+  const { blockSize } = spec.partition;
   const layer = blockLayer({
     id,
     // Every block is packed, so that its MD5 is checked: nothing is read from a source directly.
@@ -31,8 +29,7 @@ export function blocksVolume(
     blockSize,
     blocks: index,
     async unpack(block, into) {
-      const place = { disk: diskNumber, partition: number, block };
-      const plain = await readBlock(origin, await index.element(block), place, blockSize);
+      const plain = await readBlock(origin, await index.element(block), placeOf(spec, block), blockSize);
       into.set(plain);
       into.fill(0, plain.length);
     },
@@ -52,35 +49,44 @@ interface Run {
   readonly end: Bytes;
 }
 
+const placeOf = ({ diskNumber, partition }: PartitionSpec, block: number): Place => ({
+  disk: diskNumber,
+  partition: partition.number,
+  block,
+});
+
+/** Blocks without content are left out, as a restore does. */
+async function measure(spec: PartitionSpec, index: IndexPlace): Promise<Run> {
+  const { reservedLength } = spec.partition;
+  const starts: Bytes[] = [];
+  const numbers: number[] = [];
+  const elements: Element[] = [];
+  let end = 0;
+  for (const [i, element] of (await reservedElements(index)).entries()) {
+    if (end >= reservedLength) break;
+    const length = await contentLength(spec.origin, element, placeOf(spec, i), MAX_RESERVED);
+    if (length === 0) continue;
+    starts.push(end);
+    numbers.push(i);
+    elements.push(element);
+    end += length;
+  }
+  return { starts, numbers, elements, end: Math.min(end, reservedLength) };
+}
+
 /**
  * Reserved sectors, in units of the partition's block size. Their blocks are longer and each start where the one before
  * ends, so their lengths are looked up first; the last unpacked one is kept.
  */
-export function reservedVolume({ origin, diskNumber, partition }: PartitionSpec, index: IndexPlace): Volume {
-  const { blockSize, reservedLength, number } = partition;
-  const placeOf = (block: number) => ({ disk: diskNumber, partition: number, block });
+export function reservedVolume(spec: PartitionSpec, index: IndexPlace): Volume {
+  const { blockSize, reservedLength } = spec.partition;
   let run: Run | null = null;
   let running: Promise<Run> | null = null;
   let last: { readonly block: number; readonly content: Promise<Uint8Array> } | null = null;
 
-  const measure = async (): Promise<Run> => {
-    const starts: Bytes[] = [];
-    const numbers: number[] = [];
-    const elements: Element[] = [];
-    let end = 0;
-    for (const [i, element] of (await reservedElements(index)).entries()) {
-      const length = end < reservedLength ? await contentLength(origin, element, placeOf(i), MAX_RESERVED) : 0;
-      if (length === 0) continue;
-      starts.push(end);
-      numbers.push(i);
-      elements.push(element);
-      end += length;
-    }
-    return { starts, numbers, elements, end: Math.min(end, reservedLength) };
-  };
   const measured = async (): Promise<Run> => {
     if (run !== null) return run;
-    running ??= measure().finally(() => {
+    running ??= measure(spec, index).finally(() => {
       running = null;
     });
     run = await running;
@@ -88,7 +94,7 @@ export function reservedVolume({ origin, diskNumber, partition }: PartitionSpec,
   };
   const contentOf = ({ elements, numbers }: Run, i: number): Promise<Uint8Array> => {
     if (last?.block === i) return last.content;
-    const content = readBlock(origin, elements[i]!, placeOf(numbers[i]!), MAX_RESERVED);
+    const content = readBlock(spec.origin, elements[i]!, placeOf(spec, numbers[i]!), MAX_RESERVED);
     last = { block: i, content };
     content.catch(() => {
       if (last?.content === content) last = null;
