@@ -169,6 +169,32 @@ describe('a disk through its chain', () => {
     expect(await read).toBe('failed after the rest');
   });
 
+  test('an answer that fails at once, after a part that is still under way, is one error and no second one', async () => {
+    const good = madeLayer(0, ['packed', 'plain'], 2 * BLOCK, false);
+    let ended = false;
+    const layer: Layer = {
+      ...good.layer,
+      locate: (at, limit) => {
+        if (at >= BLOCK) throw new Error('a bad entry');
+        return { kind: 'packed', unit: 0, within: at, length: Math.min(limit, BLOCK - at) };
+      },
+      async unpack() {
+        await new Promise(resolve => setTimeout(resolve, 10));
+        ended = true;
+        throw new Error('damaged');
+      },
+    };
+    const disk = chainDisk({ layers: [layer], id: 'test', sectorSize: 512, cache: new UnitCache(0) });
+    const unhandled: unknown[] = [];
+    const note = (error: unknown): void => void unhandled.push(error);
+    process.on('unhandledRejection', note);
+    await expect(async () => disk.read(new Uint8Array(2 * BLOCK), 0)).rejects.toThrow();
+    expect(ended).toBe(true);
+    await new Promise(resolve => setTimeout(resolve, 20));
+    process.off('unhandledRejection', note);
+    expect(unhandled).toEqual([]);
+  });
+
   test('a layer sees no read once the index knows that it does not answer', async () => {
     let asked = 0;
     const base = madeLayer(0, Array<Kind>(12).fill('plain'), 12 * BLOCK, false);

@@ -38,38 +38,42 @@ export function chainDisk(spec: ChainSpec): Disk {
     }
   };
 
+  /** Reads what one answer covers, from `done` on; what has to be waited for goes to `wait`. Returns the new `done`. */
+  const step = (into: Uint8Array, at: Bytes, done: number, wait: (work: Promise<void>) => void): number => {
+    const guestAt = at + done;
+    const left = into.length - done;
+    const owner = index === null ? ONLY : index.ownerAt(guestAt, left);
+    const length = owner === null ? 0 : Math.min(left, owner.length);
+    if (owner?.layer === NOBODY) {
+      into.fill(0, done, done + length);
+      return done + length;
+    }
+    const layer = owner === null ? undefined : layers[owner.layer];
+    const where = layer?.locate(guestAt, length) ?? null;
+    if (where === null) {
+      const loaded = layer === undefined ? index!.load(guestAt) : layer.load(guestAt, length);
+      wait(loaded.then(() => read(into.subarray(done), guestAt)));
+      return into.length;
+    }
+    const waiting = fetchPart(owner!.layer, layer!, where, into.subarray(done, done + where.length));
+    if (waiting !== undefined) wait(waiting);
+    return done + where.length;
+  };
+
   const read = (into: Uint8Array, at: Bytes): Done => {
     if (at < 0 || at + into.length > size) {
       throw new ImageError('out-of-range', `${into.length} bytes at ${at} are not inside the disk of ${size} bytes`);
     }
     let pending: Promise<void>[] | undefined;
-    for (let done = 0; done < into.length; ) {
-      const guestAt = at + done;
-      const owner = index === null ? ONLY : index.ownerAt(guestAt, into.length - done);
-      const length = owner === null ? 0 : Math.min(into.length - done, owner.length);
-      const nobody = owner?.layer === NOBODY;
-      const layer = owner === null || nobody ? undefined : layers[owner.layer];
-      const where: Location | null | undefined = nobody ? { kind: 'zero', length } : layer?.locate(guestAt, length);
-      if (where === null || where === undefined) {
-        const loaded = layer === undefined ? index!.load(guestAt) : layer.load(guestAt, length);
-        const rest = into.subarray(done);
-        pending = also(
-          pending,
-          loaded.then(() => read(rest, guestAt)),
-        );
-        break;
-      }
-      const part = into.subarray(done, done + where.length);
-      done += where.length;
-      try {
-        const waiting = nobody ? void part.fill(0) : fetchPart(owner!.layer, layer!, where, part);
-        if (waiting !== undefined) pending = also(pending, waiting);
-      } catch (error) {
-        // Earlier parts may still be on their way into the buffer: the error waits for them.
-        if (pending === undefined) throw error;
-        pending.push(Promise.reject(error));
-        break;
-      }
+    const wait = (work: Promise<void>): void => {
+      pending = also(pending, work);
+    };
+    try {
+      for (let done = 0; done < into.length; ) done = step(into, at, done, wait);
+    } catch (error) {
+      // Earlier parts may still be on their way into the buffer: the error waits for them.
+      if (pending === undefined) throw error;
+      wait(Promise.reject(error));
     }
     return joined(pending);
   };

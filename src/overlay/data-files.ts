@@ -46,8 +46,15 @@ export class DataFiles {
     for (let done = 0; done < into.length; ) {
       const from = (at + done) % this.#segment;
       const part = into.subarray(done, Math.min(into.length, done + this.#segment - from));
-      const read = this.#fileAt(at + done).read(part, from);
-      if (read !== undefined) pending = also(pending, read);
+      try {
+        const read = this.#fileAt(at + done).read(part, from);
+        if (read !== undefined) pending = also(pending, read);
+      } catch (error) {
+        // An earlier part may still be on its way into the buffer: the error waits for it.
+        if (pending === undefined) throw error;
+        pending = also(pending, Promise.reject(error));
+        break;
+      }
       done += part.length;
     }
     return joined(pending);
