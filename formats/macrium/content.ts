@@ -21,6 +21,8 @@ const mostStored = (plain: Bytes): Bytes => plain + Math.ceil(plain / 128) + 102
 interface Stored {
   readonly source: ByteSource;
   readonly compressed: boolean;
+  /** null: not encrypted. */
+  readonly key: Key | null;
 }
 
 function storedIn(origin: Origin, { fileAt, length, fileNumber }: Element, what: string, limit: Bytes): Stored {
@@ -32,13 +34,20 @@ function storedIn(origin: Origin, { fileAt, length, fileNumber }: Element, what:
   const { name, rootAt, description } = member;
   if (length > mostStored(limit)) throw corrupt(`${what} has ${length} bytes for ${limit}`, name, fileAt);
   if (fileAt + length > rootAt) throw corrupt(`${what} reaches past the data of the file`, name, fileAt);
-  return { source: origin.files.source(member), compressed: description.compressed };
+  const encrypted = description.encryption !== null;
+  if (encrypted && origin.key === null)
+    throw new ImageError('locked', `${what} is encrypted`, { file: name, at: fileAt });
+  return {
+    source: origin.files.source(member),
+    compressed: description.compressed,
+    key: encrypted ? origin.key : null,
+  };
 }
 
-function decrypted(origin: Origin, stored: Uint8Array, place: Place, fail: (why: string) => ImageError): Uint8Array {
-  if (origin.key === null) return stored;
+function decrypted(key: Key | null, stored: Uint8Array, place: Place, fail: (why: string) => ImageError): Uint8Array {
+  if (key === null) return stored;
   if (stored.length % 16 !== 0) throw fail('is encrypted and not whole');
-  return origin.key.decrypt(stored, place);
+  return key.decrypt(stored, place);
 }
 
 /**
@@ -47,12 +56,12 @@ function decrypted(origin: Origin, stored: Uint8Array, place: Place, fail: (why:
  */
 export async function readBlock(origin: Origin, element: Element, place: Place, limit: Bytes): Promise<Uint8Array> {
   const what = `block ${place.block} of partition ${place.partition} on disk ${place.disk}`;
-  const { source, compressed } = storedIn(origin, element, what, limit);
+  const { source, compressed, key } = storedIn(origin, element, what, limit);
   const fail = (why: string, cause?: unknown): ImageError =>
     new ImageError('corrupt', `${what} ${why}`, { file: source.name, at: element.fileAt }, { cause });
   const stored = new Uint8Array(element.length);
   await source.read(stored, element.fileAt);
-  let plain = decrypted(origin, stored, place, fail);
+  let plain = decrypted(key, stored, place, fail);
   if (compressed) {
     try {
       plain = await decompress(plain, limit);
@@ -70,13 +79,13 @@ export async function readBlock(origin: Origin, element: Element, place: Place, 
 export async function contentLength(origin: Origin, element: Element, place: Place, limit: Bytes): Promise<Bytes> {
   if (element.length === 0) return 0;
   const what = `block ${place.block} of the reserved sectors of partition ${place.partition} on disk ${place.disk}`;
-  const { source, compressed } = storedIn(origin, element, what, limit);
+  const { source, compressed, key } = storedIn(origin, element, what, limit);
   if (!compressed) return element.length;
-  const head = new Uint8Array(Math.min(element.length, origin.key === null ? FRAME_HEADER : 32));
+  const head = new Uint8Array(Math.min(element.length, key === null ? FRAME_HEADER : 32));
   await source.read(head, element.fileAt);
   const fail = (why: string): ImageError => corrupt(`${what} ${why}`, source.name, element.fileAt);
   const frame = new Uint8Array(32);
-  frame.set(decrypted(origin, head, place, fail));
+  frame.set(decrypted(key, head, place, fail));
   const size = frameContentSize(frame);
   if (size === null || size > limit) throw fail('does not say how long it is');
   return size;

@@ -111,7 +111,17 @@ function json(value: unknown, path: string, file: string, at: number): Json {
   };
 }
 
-function partitionOf(node: Json): PartitionDescription {
+/**
+ * Where block 0 lies on the disk. Both offsets of a volume count from the start of the disk it was on; in a backup of
+ * files and folders, whose volume is on no disk, `start` means nothing.
+ */
+function blocksAtOf(fs: Json, start: Bytes, ofFiles: boolean): Bytes {
+  const lcn0 = fs.get('lcn0_offset');
+  const at = ofFiles ? lcn0.number(0) : start + lcn0.number(0) - fs.get('start').number(0);
+  return at >= 0 ? at : lcn0.refuse('corrupt', 'lies before the disk');
+}
+
+function partitionOf(node: Json, ofFiles: boolean): PartitionDescription {
   const header = node.get('_header');
   const geometry = node.get('_geometry');
   const fs = node.get('_file_system');
@@ -120,15 +130,13 @@ function partitionOf(node: Json): PartitionDescription {
     header.get('block_size').refuse('unsupported', `of ${blockSize} bytes is not known`);
   const start = geometry.get('start').number();
   if (start % 512 !== 0) geometry.get('start').refuse('corrupt', 'is not the start of a sector');
-  const lcn0 = fs.get('lcn0_offset').number(0) - fs.get('start').number(0);
-  if (start + lcn0 < 0) fs.get('lcn0_offset').refuse('corrupt', 'lies before the disk');
   const partition = {
     number: header.get('partition_number').number(),
     blockSize,
     blockCount: header.get('block_count').number(0),
     start,
     length: geometry.get('length').number(0),
-    blocksAt: start + lcn0,
+    blocksAt: blocksAtOf(fs, start, ofFiles),
     reservedAt: start + geometry.get('boot_sector_offset').number(0),
     reservedLength: fs.get('reserved_sectors_byte_length').number(0),
     fileSystem: fs.get('type').text('unknown'),
@@ -139,7 +147,7 @@ function partitionOf(node: Json): PartitionDescription {
   return partition;
 }
 
-function diskOf(node: Json): DiskDescription {
+function diskOf(node: Json, ofFiles: boolean): DiskDescription {
   const geometry = node.get('_geometry');
   const sector = geometry.get('bytes_per_sector');
   const sectorSize = sector.number(512);
@@ -149,7 +157,10 @@ function diskOf(node: Json): DiskDescription {
     format: node.get('_header').get('disk_format').text('mbr'),
     sectorSize: sectorSize as 512 | 4096,
     size: geometry.get('disk_size').number(0),
-    partitions: node.get('partitions').list(MOST_PARTITIONS).map(partitionOf),
+    partitions: node
+      .get('partitions')
+      .list(MOST_PARTITIONS)
+      .map(partition => partitionOf(partition, ofFiles)),
   };
 }
 
@@ -213,6 +224,7 @@ export function parseDescription(text: string, file: string, at: number): Descri
   const kind = header.get('backup_type');
   const type = TYPES[kind.text('full')];
   if (type === undefined) return kind.refuse('unsupported', 'is not known');
+  const ofFiles = header.get('backup_format').text('partition') === 'file_and_folder';
   const seconds = header.get('backup_time').number(0);
   return {
     imageId,
@@ -231,7 +243,10 @@ export function parseDescription(text: string, file: string, at: number): Descri
     version: header.get('json_version').number(1),
     compressed: isCompressed(root.get('_compression')),
     encryption: encryptionOf(root.get('_encryption')),
-    disks: root.get('disks').list(MOST_DISKS).map(diskOf),
+    disks: root
+      .get('disks')
+      .list(MOST_DISKS)
+      .map(disk => diskOf(disk, ofFiles)),
     history: historyOf(root.get('disks')),
   };
 }

@@ -215,6 +215,23 @@ describe('volumes', () => {
     }
   });
 
+  test('the drive of a backup of files and folders, whose volume states a start that means nothing', async () => {
+    type Node = Record<string, Record<string, unknown>>;
+    const files: FileSpec[] = [
+      {
+        number: 0,
+        disks: [fatDisk()],
+        edit(description) {
+          const { _header, disks } = description as unknown as Node & { disks: { partitions: Node[] }[] };
+          Object.assign(_header!, { backup_format: 'file_and_folder' });
+          Object.assign(disks[0]!.partitions[0]!._file_system!, { start: 9 * MIB });
+        },
+      },
+    ];
+    const { bytes } = await diskOf(files);
+    same(bytes, restored(files, 12 * MIB));
+  });
+
   test('reserved sectors of FAT come from the newest file, whose list may name older ones', async () => {
     const full: FileSpec = { number: 0, disks: [fatDisk()] };
     const [partition] = fatDisk().partitions;

@@ -194,7 +194,7 @@ function partitionParts(spec: DiskSpec, bootTrack: Uint8Array): DiskPart[] {
 
 function copyOfGpt(spec: DiskSpec, gpt: Gpt | null, size: Bytes): BytesPart[] {
   const { disk, warnings, completeTables: wanted } = spec;
-  if (!wanted || disk.format !== 'gpt') return [];
+  if (!wanted || (gpt === null && disk.format !== 'gpt')) return [];
   if (gpt === null) {
     warnings.push('the partition table (GPT) is damaged or incomplete: its backup copy is left out');
     return [];
@@ -216,7 +216,8 @@ export async function openDisk(spec: DiskSpec): Promise<Layer> {
   const bootTrack = await readPayload(source, metadata.bootTrack, MAX_BOOT_TRACK, key);
   const extended =
     metadata.extended === null ? new Uint8Array(0) : await readPayload(source, metadata.extended, MAX_EXTENDED, key);
-  const gpt = disk.format === 'gpt' ? readGpt(bootTrack, disk.sectorSize) : null;
+  // A dynamic disk may have one too; on an MBR disk it would be a relic.
+  const gpt = disk.format === 'mbr' ? null : readGpt(bootTrack, disk.sectorSize);
   const size = sizeOf(disk, spec.baseSize, gpt, source.name);
   const parts: DiskPart[] = [{ at: 0, bytes: bootTrack, name: '$TRACK0' }];
   parts.push(...bootRecords(extended, source.name, metadata.extended?.at ?? 0));
