@@ -10,6 +10,16 @@ const LONG_AGO = new Date(0);
 /** Steps of metadata that a stat may cost before st_blocks becomes an estimate. */
 const STAT_BUDGET = 4096;
 
+/** Bytes that are not holes. A damaged table is an error where it is read, and no reason to hide the whole file. */
+async function spaceOf(file: VirtualFile, disk: Disk): Promise<number> {
+  try {
+    return await allocatedOf(file, disk, STAT_BUDGET);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    return file.size;
+  }
+}
+
 function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
   return {
     kind: 'file',
@@ -17,7 +27,7 @@ function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
     mode: 0o444,
     writable: false,
     size: () => file.size,
-    allocated: once(async () => allocatedOf(file, disk, STAT_BUDGET)),
+    allocated: once(() => spaceOf(file, disk)),
     open: async () => ({
       size: () => file.size,
       read: (into, at) => readView(file, disk, into, at),

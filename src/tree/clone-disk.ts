@@ -96,7 +96,15 @@ export async function openCloneDisk(spec: CloneDiskSpec): Promise<CloneDisk> {
   return {
     views,
     sizeOf: file => patchOf(file)?.growth?.size() ?? file.size,
-    allocated: file => allocatedOf(file, disk, STAT_BUDGET, patchOf(file)?.patch ?? null),
+    async allocated(file) {
+      try {
+        return await allocatedOf(file, disk, STAT_BUDGET, patchOf(file)?.patch ?? null);
+      } catch (error) {
+        // A damaged table of the base is an error where it is read, and no reason to hide the whole disk.
+        if (!(error instanceof ImageError)) throw error;
+        return file.size;
+      }
+    },
     async flush() {
       await disk.flush();
       for (const { patch } of patches) await patch.flush();
