@@ -137,7 +137,7 @@ async function disturbed(
   // Longer than it takes; it is stopped by a signal, after which fio reports what it did.
   const running = load(onFile(clone('raw')), [
     '--time_based',
-    `--runtime=${Math.ceil((times * (every + 700)) / 1000) + 10}`,
+    `--runtime=${Math.ceil((times * (every + 4000)) / 1000) + 10}`,
   ]);
   let over = false;
   running.done
