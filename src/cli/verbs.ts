@@ -18,6 +18,8 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   key: () => import('./key.ts'),
   clone: () => import('./clone.ts'),
   boot: () => import('./boot.ts'),
+  cat: () => import('./cat.ts'),
+  cp: () => import('./cp.ts'),
   doctor: () => import('./doctor.ts'),
   completion: () => import('./completion.ts'),
 };

@@ -113,4 +113,58 @@ describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
       expect(await runCli(['umount', mnt, '--release'])).toMatchObject({ code: 0 });
     }
   });
+
+  const repo = ['--repo', place('repo'), '--key-file', place('key')];
+
+  test('cat and cp -r give the same without a mount; again nothing is written', async () => {
+    const cat = await runCli([
+      'cat',
+      'web01@~1:/p2-ext4-root/data/absolute',
+      'web01:/p1-fat16-ESP/Fstab copy.txt',
+      ...repo,
+    ]);
+    expect(cat).toMatchObject({ code: 0, stdout: '/dev/sda2 / ext4\n'.repeat(2) });
+    fs.mkdirSync(place('copied'));
+    const target = place('copied/p2-ext4-root');
+    const first = await runCli(['cp', '-r', 'web01:/p2-ext4-root', place('copied'), ...repo, '--json']);
+    expect(first, first.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(first.stdout)).toMatchObject({ files: 6, kept: 0, failures: [] });
+    fs.rmdirSync(path.join(target, 'lost+found'));
+    execFileSync('diff', ['-r', '--no-dereference', target, place('tree')]);
+    // Modes and times as they were; setuid is not given to a file of someone else's machine.
+    expect(fs.statSync(path.join(target, 'etc/fstab')).mode % 0o10000).toBe(0o600);
+    expect(fs.statSync(path.join(target, 'data/setuid')).mode % 0o10000).toBe(0o755);
+    fs.rmSync(path.join(target, 'data/deep/er/one'));
+    const again = await runCli(['cp', '-r', 'web01:/p2-ext4-root', place('copied'), ...repo, '--json']);
+    expect(JSON.parse(again.stdout)).toMatchObject({ files: 1, kept: 5, failures: [] });
+  });
+
+  test('what is there is neither followed nor replaced', async () => {
+    const target = place('trap');
+    fs.mkdirSync(path.join(target, 'data'), { recursive: true });
+    fs.mkdirSync(place('outside'));
+    fs.symlinkSync(place('outside'), path.join(target, 'data/deep'));
+    fs.symlinkSync(place('outside/victim'), path.join(target, 'data/noise.bin'));
+    const ran = await runCli(['cp', '-r', 'web01:/p2-ext4-root/data', target, ...repo, '--json']);
+    expect(ran.code).toBe(1);
+    const { failures } = JSON.parse(ran.stdout) as { failures: { path: string; fault: string }[] };
+    expect(failures.map(({ path: its, fault }) => [its, fault]).sort()).toEqual([
+      ['data/deep', 'exists'],
+      ['data/noise.bin', 'exists'],
+    ]);
+    expect(fs.readdirSync(place('outside'))).toEqual([]);
+  });
+
+  test.each([
+    ['web01:/p9-none/x', 3, /there is no volume "p9-none".*\n.*p1-fat16-ESP, p2-ext4-root/],
+    ['web01:/p2-ext4-root/etc/none', 3, /no such file or folder/],
+    ['web01:/p2-ext4-root/etc', 2, /is no file/],
+    ['web01:/p2-ext4-root/data/outwards', 3, /no such file or folder/],
+    ['web01', 2, /is not POINT:\/volume\/path/],
+  ])('cat %s is refused', async (spec, code, message) => {
+    const ran = await runCli(['cat', spec, ...repo]);
+    expect(ran.stdout).toBe('');
+    expect(ran.stderr).toMatch(message);
+    expect(ran.code).toBe(code);
+  });
 });
