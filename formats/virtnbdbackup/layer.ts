@@ -2,13 +2,13 @@
 import type { ByteSource, Bytes, Layer, LayerId, Location } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
-import type { Extent } from './extents.ts';
+import type { Extent, ExtentList } from './extents.ts';
 import type { Meta } from './frames.ts';
 import { decodeFrame, type PlacedFrame, type Position } from './lz4.ts';
 import { framePass, type StreamIndex } from './pass.ts';
 
 /** A frame of up to 32 MiB is unpacked in parts of this size. */
-export const UNIT: Bytes = 2 ** 20;
+const UNIT: Bytes = 2 ** 20;
 /** So many places where decoding can go on are kept, 64 KiB each. */
 const MOST_MARKS = 128;
 
@@ -72,6 +72,29 @@ async function decodeUnit(
   into.fill(0, end - start);
 }
 
+/** Number of the first unit of each range; ranges of zeros have none. */
+function unitStarts(extents: ExtentList): Float64Array<ArrayBuffer> {
+  const starts = new Float64Array(extents.length);
+  let next = 0;
+  for (let i = 0; i < extents.length; i++) {
+    const { fileAt, length } = extents.at(i);
+    starts[i] = next;
+    if (fileAt >= 0) next += Math.ceil(length / UNIT);
+  }
+  return starts;
+}
+
+/** `firstUnit`: null where nothing is packed. */
+function covered(extent: Extent, at: Bytes, limit: Bytes, source: ByteSource, firstUnit: number | null): Location {
+  const within = at - extent.start;
+  const length = Math.min(limit, extent.length - within);
+  if (extent.fileAt < 0) return { kind: 'zero', length };
+  if (firstUnit === null) return { kind: 'plain', source, at: extent.fileAt + within, length };
+  const unit = Math.floor(within / UNIT);
+  const inUnit = within - unit * UNIT;
+  return { kind: 'packed', unit: firstUnit + unit, within: inUnit, length: Math.min(length, UNIT - inUnit) };
+}
+
 export function streamLayer(id: LayerId, source: ByteSource, meta: Meta): StreamLayer {
   const { virtualSize: size, compressed } = meta;
   let known: StreamIndex | null = null;
@@ -83,18 +106,9 @@ export function streamLayer(id: LayerId, source: ByteSource, meta: Meta): Stream
   const lost = lostSource(source.name, size, () => known?.damage ?? null);
 
   const read = async (): Promise<StreamIndex> => {
-    const found = await framePass(source, meta);
-    if (compressed) {
-      firstUnits = new Float64Array(found.extents.length);
-      let next = 0;
-      for (let i = 0; i < found.extents.length; i++) {
-        const { fileAt, length } = found.extents.at(i);
-        firstUnits[i] = next;
-        if (fileAt >= 0) next += Math.ceil(length / UNIT);
-      }
-    }
-    known = found;
-    return found;
+    known = await framePass(source, meta);
+    if (compressed) firstUnits = unitStarts(known.extents);
+    return known;
   };
   const index = (): Promise<StreamIndex> => {
     if (known !== null) return Promise.resolve(known);
@@ -102,17 +116,6 @@ export function streamLayer(id: LayerId, source: ByteSource, meta: Meta): Stream
       reading = null;
     });
     return reading;
-  };
-  const uncovered = (at: Bytes, length: Bytes, damage: ImageError | null): Location =>
-    meta.incremental && damage === null ? { kind: 'absent', length } : { kind: 'plain', source: lost, at, length };
-  const covered = (number: number, { start, length, fileAt }: Extent, at: Bytes, limit: Bytes): Location => {
-    const within = at - start;
-    const most = Math.min(limit, length - within);
-    if (fileAt < 0) return { kind: 'zero', length: most };
-    if (!compressed) return { kind: 'plain', source, at: fileAt + within, length: most };
-    const unit = Math.floor(within / UNIT);
-    const inUnit = within - unit * UNIT;
-    return { kind: 'packed', unit: firstUnits[number]! + unit, within: inUnit, length: Math.min(most, UNIT - inUnit) };
   };
   const layer: Layer = {
     id,
@@ -124,10 +127,13 @@ export function streamLayer(id: LayerId, source: ByteSource, meta: Meta): Stream
       const number = extents.before(at);
       if (number >= 0) {
         const extent = extents.at(number);
-        if (at < extent.start + extent.length) return covered(number, extent, at, limit);
+        if (at < extent.start + extent.length)
+          return covered(extent, at, limit, source, compressed ? firstUnits[number]! : null);
       }
       const next = number + 1 < extents.length ? extents.at(number + 1).start : size;
-      return uncovered(at, Math.min(limit, next - at), damage);
+      const length = Math.min(limit, next - at);
+      if (meta.incremental && damage === null) return { kind: 'absent', length };
+      return { kind: 'plain', source: lost, at, length };
     },
     async load() {
       await index();

@@ -9,6 +9,13 @@ const bad = (why: string): never => {
   throw new RangeError(why);
 };
 
+/** Copies `count` bytes to `to` from `distance` before it; what is copied may be what was just written. */
+function repeat(out: Uint8Array, to: number, distance: number, count: number): void {
+  if (distance > to || to + count > out.length) bad('a match leaves the block');
+  if (distance >= count) out.copyWithin(to, to - distance, to - distance + count);
+  else for (let i = 0; i < count; i++) out[to + i] = out[to + i - distance]!;
+}
+
 /** Decompresses one LZO1X block; the result has exactly the length of `out`. Throws RangeError otherwise. */
 export function lzo1x(packed: Uint8Array, out: Uint8Array): void {
   let at = 0;
@@ -21,9 +28,7 @@ export function lzo1x(packed: Uint8Array, out: Uint8Array): void {
     to += count;
   };
   const match = (distance: number, count: number): void => {
-    if (distance > to || to + count > out.length) bad('a match leaves the block');
-    if (distance >= count) out.copyWithin(to, to - distance, to - distance + count);
-    else for (let i = 0; i < count; i++) out[to + i] = out[to + i - distance]!;
+    repeat(out, to, distance, count);
     to += count;
   };
   /** A length that goes on in further bytes when its field is 0. */
@@ -38,13 +43,9 @@ export function lzo1x(packed: Uint8Array, out: Uint8Array): void {
   let state = 0;
   const trail = (count: number): void => {
     literals(count);
-    state = count;
-  };
-  if ((packed[0] ?? 0) > 17) {
-    const count = next() - 17;
-    literals(count);
     state = Math.min(4, count);
-  }
+  };
+  if ((packed[0] ?? 0) > 17) trail(next() - 17);
   for (;;) {
     const op = next();
     if (op < 16) {
