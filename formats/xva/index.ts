@@ -1,0 +1,1 @@
+export { xva } from './read.ts';
