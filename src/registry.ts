@@ -14,6 +14,7 @@ import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
 import { virtnbdbackup } from '../formats/virtnbdbackup/index.ts';
 import { vma } from '../formats/vma/index.ts';
 import { ova, vmdk, vmdkFormat, writeVmdk } from '../formats/vmdk/index.ts';
+import { xva } from '../formats/xva/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
 /** In the order in which they are asked; `raw` takes what nobody is certain about. */
@@ -33,6 +34,7 @@ export const adapters: readonly Adapter[] = [
   virtnbdbackup,
   macrium,
   ewf,
+  xva,
   raw,
 ];
 
