@@ -57,6 +57,13 @@ export function unchecked(header: ImageHeader): string | null {
   return 'the checksums cover too much to be checked while reading: only verify checks them';
 }
 
+/** What a layer of such an image is before it is opened: the header is enough for it. */
+export function unitsOf(header: ImageHeader): Pick<Volume, 'blockSize' | 'units'> {
+  const { perUnit, length, blocks } = stripsOf(header);
+  if (perUnit === 0) return { blockSize: Math.max(4096, header.blockSize), units: 0 };
+  return { blockSize: perUnit * length, units: Math.ceil(header.blocks / (perUnit * blocks)) };
+}
+
 /** The header of an image: reads its first bytes. */
 export async function readHeader(source: ByteSource): Promise<ImageHeader> {
   const head = new Uint8Array(Math.min(HEADER_1, source.size));
@@ -123,8 +130,7 @@ export function partcloneVolume(source: ByteSource, header: ImageHeader): Partcl
     source,
     header,
     size,
-    blockSize: strips.perUnit === 0 ? Math.max(4096, blockSize) : strips.perUnit * strips.length,
-    units: strips.perUnit === 0 ? 0 : Math.ceil(blocks / perUnit),
+    ...unitsOf(header),
     locate(at, limit): Location | null {
       const block = Math.floor(at / blockSize);
       if (block >= blocks) return { kind: 'zero', length: limit };

@@ -1,0 +1,174 @@
+/** What was saved of one partition, opened as a volume. */
+import type { Volume } from '../../src/base/assemble.ts';
+import type { ByteSource, Bytes, VerifyRun, WritableStore } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { checkPieces, type Folder, type Stream, streamSource } from './folder.ts';
+import { PACKINGS, type Packing, packedHead, unpacked } from './packed.ts';
+import { HEADER_1, hasMagic, type ImageHeader, parseHeader } from './structs.ts';
+import { type Checked, verifyVolume } from './verify.ts';
+import { partcloneVolume, unchecked, unitsOf } from './volume.ts';
+
+export interface SavedVolume extends AsyncDisposable {
+  readonly volume: Volume;
+  /** null where only the partition table knows: a copy byte by byte that is still compressed. */
+  readonly size: Bytes | null;
+  readonly stored: Bytes;
+  /** Of its first bytes; null for a copy byte by byte. */
+  readonly header: ImageHeader | null;
+  readonly warnings: readonly string[];
+  verify(run: VerifyRun, disk: string): Promise<Checked>;
+}
+
+const nothingPacked = (file: string) => (): Promise<void> =>
+  Promise.reject(new ImageError('out-of-range', 'nothing is packed in this file', { file }));
+
+/** A copy byte by byte. */
+export function rawVolume(source: ByteSource): Volume {
+  return {
+    blockSize: 4096,
+    units: 0,
+    locate(at, limit) {
+      if (at >= source.size) return { kind: 'zero', length: limit };
+      return { kind: 'plain', source, at, length: Math.min(limit, source.size - at) };
+    },
+    async load() {},
+    unpack: nothingPacked(source.name),
+  };
+}
+
+/** A volume that is opened when it is first read. */
+function laterVolume(shape: Pick<Volume, 'blockSize' | 'units'>, open: () => Promise<Volume>): Volume {
+  let opened: Volume | null = null;
+  let opening: Promise<Volume> | null = null;
+  const ready = (): Promise<Volume> => {
+    opening ??= open().then(
+      volume => {
+        opened = volume;
+        return volume;
+      },
+      (error: unknown) => {
+        opening = null;
+        throw error;
+      },
+    );
+    return opening;
+  };
+  return {
+    ...shape,
+    locate: (at, limit) => opened?.locate(at, limit) ?? null,
+    load: async (at, limit) => (await ready()).load(at, limit),
+    unpack: async (unit, into) => (await ready()).unpack(unit, into),
+  };
+}
+
+/** More than this an image with this header cannot hold. */
+const longest = ({ dataAt, blocks, blockSize, sumSize, blocksPerSum }: ImageHeader): Bytes =>
+  dataAt + blocks * blockSize + (sumSize === 0 ? 0 : Math.ceil(blocks / blocksPerSum) * Math.max(8, sumSize));
+
+function mustUnpack(folder: Folder, { bare, stem, packing }: Stream, { command }: Packing): ImageError {
+  const file = folder.path + stem;
+  const all = `${stem}${folder.entries.has(stem) ? '' : '.*'}`;
+  const hint = `in the image's folder: cat ${all} | ${command} > ${bare}.uncomp`;
+  return new ImageError('unsupported', `compressed (${packing}): unpack it first`, { file }, { hint });
+}
+
+interface Opening {
+  readonly folder: Folder;
+  readonly stream: Stream;
+  readonly source: ByteSource;
+  readonly scratch: WritableStore | null;
+  /** Length of its partition; null where nothing says. */
+  readonly room: Bytes | null;
+}
+
+async function openPacked({ folder, stream, source, scratch, room }: Opening): Promise<SavedVolume> {
+  const packing = PACKINGS[stream.packing]!;
+  const head = scratch === null ? null : await packedHead(source, packing, HEADER_1);
+  if (head === null || scratch === null) throw mustUnpack(folder, stream, packing);
+  const header = hasMagic(head) ? parseHeader(head, source.name) : null;
+  const most = header === null ? room : longest(header);
+  if (most === null) throw mustUnpack(folder, stream, packing);
+  let plain: Promise<ByteSource> | null = null;
+  const open = (): Promise<ByteSource> => {
+    plain ??= unpacked(source, packing, most, scratch).catch((error: unknown) => {
+      plain = null;
+      throw error;
+    });
+    return plain;
+  };
+  const volumeIn = async () => {
+    const file = await open();
+    return header === null ? rawVolume(file) : partcloneVolume(file, header);
+  };
+  const doubt = header === null ? null : unchecked(header);
+  return {
+    volume: laterVolume(header === null ? { blockSize: 4096, units: 0 } : unitsOf(header), volumeIn),
+    size: header?.size ?? null,
+    stored: source.size,
+    header,
+    warnings: doubt === null ? [] : [`${source.name}: ${doubt}`],
+    async verify(run, disk) {
+      const file = await open();
+      if (header === null) return { checked: 0, bytes: 0 };
+      return verifyVolume(partcloneVolume(file, header), run, disk);
+    },
+    async [Symbol.asyncDispose]() {
+      await (await plain?.catch(() => null))?.[Symbol.asyncDispose]();
+      await source[Symbol.asyncDispose]();
+    },
+  };
+}
+
+async function openPlain(source: ByteSource, stream: Stream): Promise<SavedVolume> {
+  const head = new Uint8Array(Math.min(HEADER_1, source.size));
+  await source.read(head, 0);
+  const isCopy = !hasMagic(head) && (stream.tool === 'dd' || stream.bare.endsWith('.dd-ptcl-img'));
+  const close = () => source[Symbol.asyncDispose]();
+  if (isCopy) {
+    const verify = async () => ({ checked: 0, bytes: 0 });
+    const [stored, size] = [source.size, source.size];
+    return {
+      volume: rawVolume(source),
+      size,
+      stored,
+      header: null,
+      warnings: [],
+      verify,
+      [Symbol.asyncDispose]: close,
+    };
+  }
+  const header = parseHeader(head, source.name);
+  const volume = partcloneVolume(source, header);
+  const doubt = unchecked(header);
+  return {
+    volume,
+    size: header.size,
+    stored: source.size,
+    header,
+    warnings: doubt === null ? [] : [`${source.name}: ${doubt}`],
+    verify: (run, disk) => verifyVolume(volume, run, disk),
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+/** Throws 'broken-chain' for missing pieces, 'unsupported' for what cannot be read, 'corrupt' for damage. */
+export async function openSaved(
+  folder: Folder,
+  stream: Stream,
+  scratch: WritableStore | null,
+  room: Bytes | null,
+): Promise<SavedVolume> {
+  checkPieces(stream);
+  if (stream.tool === 'ntfs') {
+    const file = folder.path + stream.stem;
+    throw new ImageError('unsupported', 'saved by ntfsclone, whose images are not read here', { file });
+  }
+  const source = streamSource(folder, stream);
+  try {
+    if (stream.packing === '') return await openPlain(source, stream);
+    return await openPacked({ folder, stream, source, scratch, room });
+  } catch (error) {
+    await source[Symbol.asyncDispose]();
+    throw error;
+  }
+}
