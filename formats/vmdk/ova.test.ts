@@ -170,12 +170,14 @@ describe('archives', () => {
     ['an empty disk of no size', '', diskOf(null, '{size}'), 'corrupt', 'size of the empty disk'],
     ['no disks', '', '', 'unsupported', 'lists no disks'],
     ['a differencing disk', file('a', 'two.vmdk'), diskOf('a', '8192'), 'broken-chain', 'is not named'],
+    ['a disk over a named one', file('a', 'three.vmdk'), diskOf('a', '8192'), 'unsupported', 'cannot lie over another'],
     ['what is no VMDK', file('a', 'm.ovf'), diskOf('a', '8192'), 'not-this-format', 'not a sparse extent'],
   ])('%s is a problem of the point', async (_title, files, disks, fault, message) => {
     const members = {
       'm.ovf': envelope(files, disks),
       'one.vmdk': vmdkOf(1),
       'two.vmdk': vmdkOf(2, { parentCID: '77' }),
+      'three.vmdk': vmdkOf(3, { parentCID: '77', parentFileNameHint: '"base.vmdk"' }),
     };
     const { point } = await opened(members);
     expect(point.problem).toMatchObject({ fault, message: expect.stringContaining(message) });
