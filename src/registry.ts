@@ -3,6 +3,7 @@ import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
 import { ewf } from '../formats/ewf/index.ts';
 import { macrium } from '../formats/macrium/index.ts';
 import { parallels } from '../formats/parallels/index.ts';
+import { clonezilla, partclone } from '../formats/partclone/index.ts';
 import { pbs } from '../formats/pbs/index.ts';
 import { qcow1 } from '../formats/qcow1/index.ts';
 import { qcow2, qcow2Format, writeQcow2 } from '../formats/qcow2/index.ts';
@@ -35,6 +36,8 @@ export const adapters: readonly Adapter[] = [
   macrium,
   ewf,
   xva,
+  clonezilla,
+  partclone,
   raw,
 ];
 
