@@ -7,9 +7,21 @@ import type { Image, Keyring } from '../../src/base/contracts.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { scratch } from '../../test/kit/samples.ts';
-import { buildFile, bytesOf, content, type DiskSpec, type FileSpec, restored } from './fixtures.ts';
+import { buildFile, bytesOf, content, type DiskSpec, type FileSpec } from './fixtures.ts';
 import { macrium, macriumAdapter } from './index.ts';
-import { blocks, fatDisk, gptDisk, gptOf, historyTo, MIB, mbrOf, nameOf, simpleDisk, track } from './shapes.ts';
+import {
+  blocks,
+  fatDisk,
+  gptDisk,
+  gptOf,
+  historyTo,
+  MIB,
+  mbrOf,
+  nameOf,
+  restored,
+  simpleDisk,
+  track,
+} from './shapes.ts';
 
 const NO_KEYS: Keyring = { secrets: async () => [] };
 

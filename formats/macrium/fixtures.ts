@@ -366,37 +366,6 @@ export function content(length: number, seed: number, compressible = true): Uint
   return out;
 }
 
-const plainOf = (block: Uint8Array | 'zero' | Stored): Uint8Array | null =>
+/** What a block holds; null for zeros. */
+export const plainOf = (block: Uint8Array | 'zero' | Stored): Uint8Array | null =>
   block === 'zero' ? null : isStored(block) ? (contents.get(block) ?? null) : block;
-
-/**
- * The disk that a restore of the last file writes: boot track, boot records at the places given, then each partition
- * with its reserved sectors and its blocks as the files, base first, leave them. Later writes lie over earlier ones.
- */
-export function restored(
-  files: readonly FileSpec[],
-  size: number,
-  disk = 0,
-  records: readonly Piece[] = [],
-): Uint8Array {
-  const out = new Uint8Array(size);
-  const put = (bytes: Uint8Array, at: number): void => out.set(bytes.subarray(0, Math.max(0, size - at)), at);
-  const tip = files.at(-1)!.disks[disk]!;
-  put(tip.bootTrack, 0);
-  for (const { at, bytes } of records) put(bytes, at);
-  for (const [j, partition] of tip.partitions.entries()) {
-    const { start, bootSectorOffset = 0, reservedLength = 0, blockSize = 65_536, lcn0 = 0 } = partition;
-    let written = 0;
-    for (const block of partition.reserved ?? []) {
-      const plain = plainOf(block)!;
-      const part = plain.subarray(0, reservedLength - written);
-      put(part, start + bootSectorOffset + written);
-      written += part.length;
-    }
-    const blocks = new Map<number, Uint8Array | null>();
-    for (const file of files)
-      for (const [block, stored] of file.disks[disk]?.partitions[j]?.blocks ?? []) blocks.set(block, plainOf(stored));
-    for (const [block, plain] of blocks) if (plain !== null) put(plain, start + lcn0 + block * blockSize);
-  }
-  return out;
-}

@@ -3,9 +3,9 @@ import { describe, expect, test } from 'vitest';
 import type { Image, Keyring } from '../../src/base/contracts.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
-import { buildFile, bytesOf, type FileSpec, restored } from './fixtures.ts';
+import { buildFile, bytesOf, type FileSpec } from './fixtures.ts';
 import { macrium } from './index.ts';
-import { blocks, fatDisk, historyTo, MIB, nameOf, simpleDisk, threeFiles } from './shapes.ts';
+import { blocks, fatDisk, historyTo, MIB, nameOf, restored, simpleDisk, threeFiles } from './shapes.ts';
 
 const ring = (...secrets: readonly string[]): Keyring => ({
   secrets: async () => secrets.map(each => Buffer.from(each)),

@@ -4,9 +4,9 @@ import { viewOf } from '../../src/base/struct.ts';
 import { localWritableStore } from '../../src/stores/local.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit } from '../../test/kit/adapter-kit.ts';
-import { type FileSpec, put, restored } from './fixtures.ts';
+import { type FileSpec, put } from './fixtures.ts';
 import { macrium, macriumAdapter } from './index.ts';
-import { blocks, built, fatDisk, gptDisk, historyTo, MIB, simpleDisk, threeFiles } from './shapes.ts';
+import { blocks, built, fatDisk, gptDisk, historyTo, MIB, restored, simpleDisk, threeFiles } from './shapes.ts';
 import { BlockHeader, Footer, LAST_BLOCK } from './structs.ts';
 
 /** Every metadata block and the footer. The MD5 covers payloads; of the headers not every bit means something. */

@@ -6,9 +6,9 @@ import { openDiskFile } from '../../src/chain/file.ts';
 import type { RestorePoint } from '../../src/chain/point.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
-import { type Built, buildFile, bytesOf, content, type FileSpec, restored, type Stored } from './fixtures.ts';
+import { type Built, buildFile, bytesOf, content, type FileSpec, type Stored } from './fixtures.ts';
 import { macrium } from './index.ts';
-import { blocks, historyTo, MIB, nameOf, simpleDisk, threeFiles } from './shapes.ts';
+import { blocks, historyTo, MIB, nameOf, restored, simpleDisk, threeFiles } from './shapes.ts';
 
 const NO_KEYS: Keyring = { secrets: async () => [] };
 const SIZE = 8 * MIB;
