@@ -63,7 +63,7 @@ const closeAll = async ({ volumes, sources }: ImageParts): Promise<void> => {
   for (const source of sources) await source[Symbol.asyncDispose]();
 };
 
-async function imageOf(name: string, folder: Folder, parts: ImageParts): Promise<Image> {
+function imageOf(name: string, folder: Folder, time: Date | null, parts: ImageParts): Image {
   const disks: readonly ImageDisk[] = parts.disks.map(({ name: disk, size, sectorSize, stored, layer }) => ({
     name: disk,
     size,
@@ -75,7 +75,7 @@ async function imageOf(name: string, folder: Folder, parts: ImageParts): Promise
     id: `clonezilla:${name}` as LayerId,
     parent: null,
     set: null,
-    time: await timeOf(folder),
+    time,
     type: 'full',
     disks,
     identity: identityOf(folder, parts),
@@ -107,7 +107,7 @@ async function openImage(name: string, store: Store, scratch: WritableStore | nu
   const own = baseOf(name);
   if (own === PARTS) {
     const names = ((await textFile(folder, PARTS)) ?? '').split(/\s+/).filter(part => part !== '');
-    return imageOf(name, folder, await assembleImage(folder, names, scratch));
+    return imageOf(name, folder, await timeOf(folder), await assembleImage(folder, names, scratch));
   }
   if (folder.entries.has(PARTS)) return member(name);
   const piece = pieceName(own);
@@ -116,7 +116,7 @@ async function openImage(name: string, store: Store, scratch: WritableStore | nu
   const stream = streamOf(folder, piece.part);
   if (stream === null) throw new ImageError('not-found', 'no such file', { file: name });
   if (stream.pieces[0]!.name !== name) return member(name);
-  return imageOf(name, folder, await lonePart(folder, stream, scratch));
+  return imageOf(name, folder, await timeOf(folder), await lonePart(folder, stream, scratch));
 }
 
 const NAMES = /^[\w!.+-]{1,64}$/;

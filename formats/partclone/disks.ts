@@ -10,7 +10,7 @@ import { openSaved, rawVolume, type SavedVolume } from './saved.ts';
 import { swapHeader } from './swap.ts';
 import { type DiskTable, type Partition, readTable } from './tables.ts';
 
-export interface AssembledDisk {
+interface AssembledDisk {
   readonly name: string;
   readonly size: Bytes;
   readonly sectorSize: 512 | 4096;

@@ -47,10 +47,10 @@ export async function textFile(folder: Folder, own: string): Promise<string | nu
 }
 
 /** partclone, dd, ntfsclone. */
-export type Tool = 'ptcl' | 'dd' | 'ntfs';
+type Tool = 'ptcl' | 'dd' | 'ntfs';
 
 /** `sda1.ext4-ptcl-img.gz.aa`: a partition, the tool that saved it, how it is compressed, which piece of the file. */
-export interface PieceName {
+interface PieceName {
   readonly part: string;
   readonly tool: Tool;
   /** All before the piece's letters. */

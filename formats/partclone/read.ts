@@ -29,10 +29,10 @@ const layerOf = (id: LayerId, { size, blockSize, locate, load, unpack }: Partclo
 });
 
 /** Bytes that an image of this length stores for its volume. */
-export const storedBytes = ({ usedBlocks, blockSize, size }: ImageHeader, length: number): number =>
+const storedBytes = ({ usedBlocks, blockSize, size }: ImageHeader, length: number): number =>
   Math.min(usedBlocks * blockSize, size, length);
 
-export async function openVolume(source: ByteSource): Promise<PartcloneVolume> {
+async function openVolume(source: ByteSource): Promise<PartcloneVolume> {
   return partcloneVolume(source, await readHeader(source));
 }
 

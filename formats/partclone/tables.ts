@@ -29,7 +29,7 @@ export interface DiskTable {
 }
 
 /** What `sfdisk --dump` says (sfdisk(8)), in the form of today and of util-linux before 2.26. */
-export interface Dump {
+interface Dump {
   readonly label: 'dos' | 'gpt';
   readonly labelId: string | null;
   readonly sectorSize: 512 | 4096;
@@ -39,7 +39,7 @@ export interface Dump {
 const LINE = /^\/dev\/\S*?(\d+)\s*:\s*start=\s*(\d+),\s*size=\s*(\d+),\s*(?:type|Id)=\s*([0-9A-Fa-f-]+)(.*)$/;
 const MOST_PARTITIONS = 256;
 
-export function parseDump(text: string, file: string): Dump {
+function parseDump(text: string, file: string): Dump {
   const value = (key: string): string | null => new RegExp(`^${key}:\\s*(\\S+)`, 'm').exec(text)?.[1] ?? null;
   const sectorSize = Number(value('sector-size') ?? 512);
   if (sectorSize !== 512 && sectorSize !== 4096) {

@@ -2,9 +2,10 @@
 import type { Bytes, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundDown } from '../../src/base/range.ts';
+import type { PlacedStrips } from './strips.ts';
 import type { SumKind } from './structs.ts';
 import { canContinue, newSum } from './sums.ts';
-import type { PartcloneVolume, PlacedStrips } from './volume.ts';
+import type { PartcloneVolume } from './volume.ts';
 import type { Digest } from './xxhash.ts';
 
 export interface Checked {
