@@ -315,3 +315,17 @@ test('a single compressed piece, as a sample has it', async context => {
   const { size, sha256 } = expectationOf(sample).expect as unknown as { size: number; sha256: string };
   expect([whole.length, createHash('sha256').update(whole).digest('hex')]).toEqual([size, sha256]);
 });
+
+test.each([
+  [
+    'a type that is no GUID',
+    'label: gpt\n/dev/sda1 : start=2048, size=8192, type=C12A7328-F81F-11D2-BA4B',
+    'has the type',
+  ],
+  ['a start beyond an MBR', 'label: dos\n/dev/sda1 : start=8589934592, size=8192, type=83', 'is possible'],
+  ['another kind of table', 'label: sun\n', '"sun" is not known'],
+])('a dump with %s makes the image unreadable', async (_, dump, message) => {
+  const store = memoryStore({ parts: Buffer.from('sda1\n'), 'sda-pt.sf': Buffer.from(dump) });
+  await using image = await clonezilla.open('parts', store, NO_KEYS);
+  expect(image.points[0]!.problem?.message).toContain(message);
+});

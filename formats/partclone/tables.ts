@@ -127,12 +127,16 @@ async function readGptDisk({ folder, disk, dump, parted }: Saved): Promise<DiskT
   };
 }
 
+const GUID = /^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$/;
+
 /** Without the first sectors of the disk a table is made from the dump; the partitions keep their types and ids. */
 function madeGptDisk({ disk, dump, parted }: Saved, isDamaged: boolean): DiskTable {
   const { sectorSize, partitions, labelId } = dump;
+  const odd = partitions.find(({ type }) => !GUID.test(type));
+  if (odd !== undefined) throw new RangeError(`partition ${odd.number} has the type "${odd.type}"`);
   const size = parted ?? roundUp(endOf(partitions), MIB) + MIB;
   const guid = (text: string | null, i: number): Uint8Array =>
-    text === null ? Uint8Array.from({ length: 16 }, (_, at) => at * 7 + i + 1) : guidBytes(text);
+    text === null || !GUID.test(text) ? Uint8Array.from({ length: 16 }, (_, at) => at * 7 + i + 1) : guidBytes(text);
   const entries = partitions.map(({ at, length, type, id }, i) => ({ at, length, type, id: guid(id, i) }));
   const { head, tail } = makeGpt(size, sectorSize, guid(labelId, 0), entries);
   const parts = [head, tail].map(part => ({ ...part, name: 'made partition table' }));
@@ -170,7 +174,11 @@ export async function readTable(folder: Folder, disk: string): Promise<DiskTable
   const dump = parseDump(text, file);
   const parted = sizeByParted(await textFile(folder, `${disk}-pt.parted`), dump.sectorSize);
   const isGpt = dump.label === 'gpt' || dump.partitions.some(({ type }) => /^ee$/i.test(type));
-  const table = await (isGpt ? readGptDisk : readMbrDisk)({ folder, disk, dump, parted });
+  const table = await (isGpt ? readGptDisk : readMbrDisk)({ folder, disk, dump, parted }).catch((cause: unknown) => {
+    // Numbers that no partition table can hold.
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new ImageError('corrupt', `no such partition table is possible: ${cause.message}`, { file }, { cause });
+  });
   const beyond = table.partitions.find(({ at, length }) => at + length > table.size);
   if (beyond === undefined) return table;
   throw new ImageError('corrupt', `partition ${beyond.number} ends behind the disk's ${table.size} bytes`, { file });
