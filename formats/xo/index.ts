@@ -1,0 +1,1 @@
+export { xo } from './read.ts';
