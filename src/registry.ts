@@ -15,6 +15,7 @@ import { vhdx, vhdxFormat, writeVhdx } from '../formats/vhdx/index.ts';
 import { virtnbdbackup } from '../formats/virtnbdbackup/index.ts';
 import { vma } from '../formats/vma/index.ts';
 import { ova, vmdk, vmdkFormat, writeVmdk } from '../formats/vmdk/index.ts';
+import { xo } from '../formats/xo/index.ts';
 import { xva } from '../formats/xva/index.ts';
 import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contracts.ts';
 
@@ -22,6 +23,8 @@ import type { Adapter, ByteFile, Bytes, Disk, DiskFormat } from './base/contract
 export const adapters: readonly Adapter[] = [
   bml,
   qcow2,
+  // Before `vhd`, whose footers its directories have as files.
+  xo,
   vhd,
   vhdx,
   vdi,
