@@ -13,7 +13,6 @@ import { SAMPLES, sampleMissing, scratch } from '../../test/kit/samples.ts';
 import { ewf } from './index.ts';
 import { Descriptor, FILE_HEADER } from './structs.ts';
 
-const LONG = process.env.BOOTMOUNT_LONG === '1';
 const NO_KEYS: Keyring = { secrets: async () => [] };
 
 /** Sections one by one, and the whole: every byte that matters is covered by a checksum. */
@@ -28,7 +27,6 @@ function structures(file: Uint8Array): readonly Structure[] {
   return found;
 }
 
-const slow = [{ test: 'random reads', reason: 'takes long; BOOTMOUNT_LONG=1 runs it' }] as const;
 const alone = {
   test: 'missing parent',
   reason: 'there is no parent; missing segments have tests of their own',
@@ -59,7 +57,7 @@ const acquired = (format: string, extension: string, options: readonly string[],
   title: `${format} ${options.join(' ')}`,
   needs: ['ewfacquire'],
   structures,
-  skip: [alone, ...(LONG ? [] : slow)],
+  skip: [alone],
   async make(folder) {
     acquire(folder, 'made', ['-f', format, ...options], size);
     return { file: `made.${extension}`, raw: 'disk.raw' };
@@ -71,15 +69,15 @@ adapterKit(ewf, {
     { sample: 'ewf/plaso/image.E01', structures },
     { sample: 'ewf/sleuthkit/image.E01', structures },
     { sample: 'ewf/generated/q-smart.s01', structures },
-    { sample: 'ewf/generated/q-encase6.E01', structures, skip: LONG ? [] : slow },
-    { sample: 'ewf/generated/q-ewfx.e01', structures, skip: LONG ? [] : slow },
-    { sample: 'ewf/dfvfs/ext2.E01', structures, skip: LONG ? [] : slow },
-    { sample: 'ewf/sleuthkit/imageformat_mmls_1.E01', structures, skip: LONG ? [] : slow },
+    { sample: 'ewf/generated/q-encase6.E01', structures },
+    { sample: 'ewf/generated/q-ewfx.e01', structures },
+    { sample: 'ewf/dfvfs/ext2.E01', structures },
+    { sample: 'ewf/sleuthkit/imageformat_mmls_1.E01', structures },
     {
       sample: 'ewf/generated/q-split.E01',
       beside: [2, 3, 4, 5, 6].map(number => `ewf/generated/q-split.E0${number}`),
       structures,
-      skip: [alone, ...(LONG ? [] : slow)],
+      skip: [alone],
     },
     acquired('encase1', 'E01', ['-c', 'none', '-b', '16'], 2_000_384),
     acquired('encase5', 'E01', ['-c', 'empty-block', '-b', '128'], 1_500_160),
