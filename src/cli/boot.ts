@@ -168,7 +168,7 @@ async function runMachine(spec: MachineSpec, args: BootArgs, context: Context): 
 export const command: Verb = {
   name: 'boot',
   positionals: '<point>',
-  summary: 'Boots a restore point in QEMU, from a clone that takes the writes',
+  summary: 'Boot a restore point in QEMU, from a clone that takes the writes',
   example: 'bootmount boot web01@latest --repo /backups --headless --key-file web01.key',
   build: (yargs: Argv) =>
     keyOptions(yargs)

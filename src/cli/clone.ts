@@ -37,7 +37,7 @@ function showList(status: MountStatus, context: Context): void {
 export const command: Verb = {
   name: 'clone',
   positionals: '<mountpoint> [point] [name]',
-  summary: 'Makes a writable clone of a restore point; the backup stays as it is',
+  summary: 'Make a writable clone of a restore point; the backup stays as it is',
   example: 'bootmount clone /mnt/backups web01@latest test --format qcow2',
   build: (yargs: Argv) =>
     yargs

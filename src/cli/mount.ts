@@ -202,7 +202,7 @@ const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? ''
 export const command: Verb = {
   name: 'mount',
   positionals: '[repo] [mountpoint]',
-  summary: 'Shows every restore point of a repository as disk files',
+  summary: 'Show every restore point of a repository as disk files',
   example: 'bootmount mount /backups /mnt/backups --key-file key.txt --clone web01@latest:test:qcow2',
   build: (yargs: Argv) =>
     keyOptions(yargs)

@@ -25,7 +25,7 @@ function busy(at: string, cause: ImageError): ImageError {
 export const command: Verb = {
   name: 'umount',
   positionals: '<mountpoint>',
-  summary: 'Makes every clone durable and ends a mount',
+  summary: 'Make every clone durable and end a mount',
   example: 'bootmount umount /mnt/backups',
   build: (yargs: Argv) =>
     yargs

@@ -6,7 +6,7 @@ import type { Verb } from './verb.ts';
 export const command: Verb = {
   name: 'upgrade',
   positionals: '<mountpoint>',
-  summary: 'Goes on serving a mount with the program as it is installed now; open files stay open',
+  summary: 'Go on serving a mount with the program as it is installed now; open files stay open',
   example: 'bootmount upgrade /mnt/backups',
   build: (yargs: Argv) =>
     yargs.positional('mountpoint', { type: 'string', demandOption: true, describe: 'an existing mount' }),

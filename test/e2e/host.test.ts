@@ -5,7 +5,7 @@ import { setTimeout as after } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { fuseHost, mountsOf, openFuse, unmount } from '../../src/host/fuse/index.ts';
 import { DISK_SIZE, MiB, MTIME, memoryTree, PATTERN_SIZE, pattern, REGION } from './memory-tree.ts';
-import { fio, fioJob, run, type Served, serve, start, temporary, watch } from './served.ts';
+import { fio, fioJob, removeTemporary, run, type Served, serve, start, temporary, watch } from './served.ts';
 
 const { open, readdir, readFile, readlink, stat, statfs, truncate, utimes, chmod, mkdir, unlink: remove } = fs.promises;
 const { O_RDONLY, O_RDWR, O_DIRECT, O_DSYNC } = fs.constants;
@@ -208,6 +208,8 @@ for (const transport of ['fuse', 'fuse-native'] as const) {
     });
   });
 }
+
+afterAll(removeTemporary);
 
 describe.skipIf(noFuse !== null)(`fuse only${noFuse === null ? '' : ` (skipped: ${noFuse})`}`, () => {
   let served: Served;

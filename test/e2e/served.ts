@@ -17,7 +17,18 @@ export interface Served extends AsyncDisposable {
   heard(event: string): Promise<void>;
 }
 
-export const temporary = (): string => fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-host-'));
+const made: string[] = [];
+
+export function temporary(): string {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-host-'));
+  made.push(folder);
+  return folder;
+}
+
+/** To be called when every mount has ended. */
+export function removeTemporary(): void {
+  for (const folder of made.splice(0)) fs.rmSync(folder, { recursive: true, force: true });
+}
 
 /** A server that has just been started; `inherit` is its descriptor 3. */
 export function start(job: Job, inherit?: number): Served {
