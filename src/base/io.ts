@@ -68,7 +68,7 @@ const readSome = (fd: number, into: Uint8Array, offset: number, at: number): Pro
   });
 
 /** As `readFullNow`, on a pool thread. */
-export async function readFull(fd: number, into: Uint8Array, at: Bytes, name: string): Promise<void> {
+async function readFull(fd: number, into: Uint8Array, at: Bytes, name: string): Promise<void> {
   checkOffset(at, into.length, name);
   let done = 0;
   try {

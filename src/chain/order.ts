@@ -36,7 +36,7 @@ export function indexLinks(all: readonly Link[]): Links {
 }
 
 /** The link directly below; null for a full. Throws 'broken-chain' naming what is missing. */
-export function parentOf(link: Link, links: Links): Link | null {
+function parentOf(link: Link, links: Links): Link | null {
   const { parent } = link.point;
   if (parent === null) return null;
   if (parent.by === 'id') {

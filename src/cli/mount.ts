@@ -39,7 +39,7 @@ type MountArgs = KeyArgs & {
 };
 
 /** `POINT:NAME[:FORMAT]`. */
-export function parseClone(text: string): CloneRequest {
+function parseClone(text: string): CloneRequest {
   const parts = text.split(':');
   const last = parts.at(-1)!;
   const format = parts.length > 2 && FORMATS.includes(last) ? parts.pop()! : 'raw';

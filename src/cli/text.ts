@@ -58,13 +58,6 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
-/** A name of a restore point, or of a file: `2026-11-02T02-00-00Z`. */
-export const timeName = (time: Date): string =>
-  time
-    .toISOString()
-    .replace(/\.\d+Z$/, 'Z')
-    .replaceAll(':', '-');
-
 export interface Column {
   readonly title: string;
   readonly right?: boolean;

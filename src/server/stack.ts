@@ -23,7 +23,7 @@ export interface Stack extends AsyncDisposable {
 }
 
 /** Adapters from outside come first: who brings one means it. */
-export async function loadAdapters(files: readonly string[]): Promise<readonly Adapter[]> {
+async function loadAdapters(files: readonly string[]): Promise<readonly Adapter[]> {
   const outside: Adapter[] = [];
   for (const file of files) {
     const module = (await import(pathToFileURL(path.resolve(file)).href)) as { default?: Adapter; adapter?: Adapter };

@@ -70,7 +70,7 @@ export interface PointDescription {
   readonly disks: readonly PointDisk[];
 }
 
-export function describePoint(point: RestorePoint): PointDescription {
+function describePoint(point: RestorePoint): PointDescription {
   const { set, name, type, adapter, parent, identity, files, disks } = point;
   return { set, name, time: point.time?.toISOString() ?? null, type, adapter, parent, identity, files, disks };
 }

@@ -2,7 +2,7 @@
 
 import { crc32c } from '../../base/checksum.ts';
 import type { Bytes } from '../../base/contracts.ts';
-import { lastAtOrBefore } from '../../base/range.ts';
+import { isPowerOfTwo, lastAtOrBefore } from '../../base/range.ts';
 import { bytes, magic, struct, u16le, u32le, u64le } from '../../base/struct.ts';
 import { u64, type VolumeSource } from '../source.ts';
 
@@ -78,7 +78,7 @@ async function readSuperblock(source: VolumeSource): Promise<{ fields: Superbloc
   if (raw.toString('latin1', 0x40, 0x48) !== '_BHRfS_M') return null;
   const fields = Superblock.parse(raw, 0, source.name);
   const { nodeSize, sectorSize, incompatible, systemChunks, checksumType, checksum } = fields;
-  const powers = [nodeSize, sectorSize].every(size => size >= 512 && size <= 65_536 && (size & (size - 1)) === 0);
+  const powers = [nodeSize, sectorSize].every(size => size >= 512 && size <= 65_536 && isPowerOfTwo(size));
   source.check(powers && nodeSize >= 4096, 'the superblock has no sound sizes', SUPERBLOCK_AT + 0x90);
   if (incompatible > KNOWN_INCOMPATIBLE || (incompatible & ~KNOWN_INCOMPATIBLE) !== 0) {
     throw source.unsupported(`btrfs features 0x${incompatible.toString(16)} are not known`, SUPERBLOCK_AT + 0xbc);
