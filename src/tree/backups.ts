@@ -2,23 +2,14 @@
 import type { DirNode, Disk, DiskFormat, FileNode, Node, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import type { BackupSet, PointDisk, Repository, RestorePoint } from '../chain/point.ts';
-import { allocatedOf, readView, seekView } from '../views/view.ts';
+import { readView, seekView } from '../views/view.ts';
 import { type FilesShare, filesFolder, filesShare } from './files.ts';
 import { folder, jsonFile, link, once } from './nodes.ts';
+import { spaceOf } from './space.ts';
 
 const LONG_AGO = new Date(0);
 /** Steps of metadata that a stat may cost before st_blocks becomes an estimate. */
 const STAT_BUDGET = 4096;
-
-/** Bytes that are not holes. A damaged table is an error where it is read, and no reason to hide the whole file. */
-async function spaceOf(file: VirtualFile, disk: Disk): Promise<number> {
-  try {
-    return await allocatedOf(file, disk, STAT_BUDGET);
-  } catch (error) {
-    if (!(error instanceof ImageError)) throw error;
-    return file.size;
-  }
-}
 
 function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
   return {
@@ -27,7 +18,7 @@ function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
     mode: 0o444,
     writable: false,
     size: () => file.size,
-    allocated: once(() => spaceOf(file, disk)),
+    allocated: once(() => spaceOf(file, disk, STAT_BUDGET)),
     open: async () => ({
       size: () => file.size,
       read: (into, at) => readView(file, disk, into, at),

@@ -5,8 +5,8 @@ import type { Bytes, Disk, DiskFormat, OpenFile, VirtualFile } from '../base/con
 import { ImageError } from '../base/errors.ts';
 import { replaceFile } from '../base/io.ts';
 import { type Overlay, openOverlay } from '../overlay/overlay.ts';
-import { allocatedOf } from '../views/view.ts';
 import { computedDisk, type Growth, openWritableView } from '../views/writable.ts';
+import { spaceOf } from './space.ts';
 
 export interface CloneDisk {
   readonly views: readonly { readonly name: string; readonly file: VirtualFile; open(): OpenFile }[];
@@ -96,15 +96,7 @@ export async function openCloneDisk(spec: CloneDiskSpec): Promise<CloneDisk> {
   return {
     views,
     sizeOf: file => patchOf(file)?.growth?.size() ?? file.size,
-    async allocated(file) {
-      try {
-        return await allocatedOf(file, disk, STAT_BUDGET, patchOf(file)?.patch ?? null);
-      } catch (error) {
-        // A damaged table of the base is an error where it is read, and no reason to hide the whole disk.
-        if (!(error instanceof ImageError)) throw error;
-        return file.size;
-      }
-    },
+    allocated: file => spaceOf(file, disk, STAT_BUDGET, patchOf(file)?.patch ?? null),
     async flush() {
       await disk.flush();
       for (const { patch } of patches) await patch.flush();
