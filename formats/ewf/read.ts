@@ -148,5 +148,7 @@ export const ewf: Adapter = {
   extensions: ['.e01', '.s01'],
   supports: { differencing: false, encryption: false, compression: true, write: false },
   probe,
+  // FTK Imager's report.
+  owns: (name, has) => /\.[es]01\.txt$/i.test(name) && has(name.slice(0, -'.txt'.length)),
   open: openImage,
 };

@@ -183,7 +183,7 @@ export class Files {
 
   async #namesIn(folder: string): Promise<ReadonlySet<string>> {
     const names = new Set<string>();
-    for await (const entry of this.#store.list(folder.slice(0, -1)))
+    for await (const entry of this.#store.list(folder.slice(0, -1), () => true))
       if (folderOf(entry.name) === folder) names.add(entry.name);
     return names;
   }

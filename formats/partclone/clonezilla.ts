@@ -132,6 +132,16 @@ function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   return names.every(part => NAMES.test(part)) ? 'certain' : 'no';
 }
 
+/** What Clonezilla writes beside the partitions of an image: tables, sectors, lists and notes. */
+const BESIDE =
+  /^(?:disk|clonezilla-img|Info-.+\.txt|(?:blkdev|blkid|dev-fs|luks-dev|lvm_.+)\.(?:list|conf)|efi-nvram\.dat|swappt-.+\.info|(?:MD5|SHA1|SHA256|SHA512|B2)SUMS|.+-(?:chs\.sf|pt\.(?:sf|parted|parted\.compact)|gpt\.s?gdisk|mbr|gpt-1st|gpt-2nd|hidden-data-after-mbr|ebr|multipath\.list))$/;
+
+function owns(name: string, has: (name: string) => boolean): boolean {
+  const own = baseOf(name);
+  if (own === PARTS || !has(name.slice(0, name.length - own.length) + PARTS)) return false;
+  return BESIDE.test(own) || pieceName(own) !== null;
+}
+
 /**
  * Reads Clonezilla images: each disk put together from its partitions and its partition table. Compressed partitions
  * are unpacked into `scratch` when they are first read, once; without one the image is listed, and says how to unpack
@@ -144,6 +154,7 @@ export function clonezillaAdapter(scratch: WritableStore | null): Adapter {
     extensions: [],
     supports: { differencing: false, encryption: false, compression: scratch !== null, write: false },
     probe,
+    owns,
     open: (name, store) => openImage(name, store, scratch),
   };
 }

@@ -20,7 +20,7 @@ export const folderOf = (name: string): string => name.slice(0, name.lastIndexOf
 export async function openFolder(store: Store, name: string): Promise<Folder> {
   const path = folderOf(name);
   const entries = new Map<string, StoreEntry>();
-  for await (const entry of store.list(path === '' ? '' : path.slice(0, -1))) {
+  for await (const entry of store.list(path === '' ? '' : path.slice(0, -1), () => true)) {
     const own = entry.name.slice(path.length);
     if (entry.name.startsWith(path) && !own.includes('/')) entries.set(own, entry);
   }

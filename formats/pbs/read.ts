@@ -157,6 +157,14 @@ function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   return isNamed && blobKind(head)?.encrypted === false ? 'certain' : 'no';
 }
 
+/** Files of a snapshot beside its manifest, and what the server keeps about groups and about itself. */
+function owns(name: string, has: (name: string) => boolean): boolean {
+  const folder = name.slice(0, name.lastIndexOf('/') + 1);
+  const own = name.slice(folder.length);
+  if (/\.(?:blob|fidx|didx)$/.test(own)) return own !== MANIFEST && has(`${folder}${MANIFEST}`);
+  return /(?:^|\/)(?:vm|ct|host)\/[^/]+\/(?:owner|notes)$|(?:^|\/)\.(?:gc-status|lock)$/.test(name);
+}
+
 /** Reads the datastore of a Proxmox Backup Server: each snapshot is one image, opened by its manifest. */
 export const pbs: Adapter = {
   name: 'pbs',
@@ -164,5 +172,8 @@ export const pbs: Adapter = {
   extensions: ['.blob'],
   supports: { differencing: false, encryption: true, compression: true, write: false },
   probe,
+  owns,
+  // Millions of chunks, found by their digests.
+  skips: folder => /(?:^|\/)\.chunks$/.test(folder),
   open: openSnapshot,
 };

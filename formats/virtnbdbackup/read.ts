@@ -202,6 +202,15 @@ function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   return named?.level === 'copy' && !named.partial && head.length >= 512 ? 'maybe' : 'no';
 }
 
+/** What the product writes beside the data: checksums, checkpoints, configurations, logs. */
+function owns(name: string, has: (name: string) => boolean): boolean {
+  const sum = /^(.+\.data)\.chksum$/.exec(name)?.[1];
+  if (sum !== undefined) return has(sum);
+  return /(?:^|\/)(?:vmconfig\.[^/]+\.xml|[^/]+\.qcow\.json|[^/]+\.cpt|checkpoints\/[^/]+\.xml|backup\.[^/]+\.log)$/.test(
+    name,
+  );
+}
+
 /** Reads the folders of virtnbdbackup: the data files of one backup are one point. */
 export const virtnbdbackup: Adapter = {
   name: 'virtnbdbackup',
@@ -209,5 +218,6 @@ export const virtnbdbackup: Adapter = {
   extensions: ['.data'],
   supports: { differencing: true, encryption: false, compression: true, write: false },
   probe,
+  owns,
   open: openBackup,
 };

@@ -111,6 +111,9 @@ function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   return isPlain || packingOf(head, name) !== null ? 'certain' : 'no';
 }
 
+/** Notes and logs that vzdump writes beside an archive. */
+const BESIDE = /(?:^|\/)vzdump-qemu-\d+-[\d_]+-[\d_]+(?:\.log|\.vma(?:\.(?:zst|gz|lzo))?\.(?:notes|protected))$/;
+
 /**
  * Reads VMA archives. Compressed ones are unpacked into `scratch` when they are first read, once; without one they are
  * listed, and say how to unpack them.
@@ -122,6 +125,7 @@ export function vmaAdapter(scratch: WritableStore | null): Adapter {
     extensions: ['.vma', '.vma.zst', '.vma.gz', '.vma.lzo'],
     supports: { differencing: false, encryption: false, compression: scratch !== null, write: false },
     probe,
+    owns: name => BESIDE.test(name),
     async open(name: string, store: Store) {
       const source = await store.open(name);
       try {

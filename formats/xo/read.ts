@@ -99,6 +99,9 @@ function probe(_head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   return name.endsWith(ALIAS) || MEMBER.test(name) || FOOTER.test(name) ? 'certain' : 'no';
 }
 
+/** Descriptions and caches of a remote, beside its disks. */
+const BESIDE = /(?:^|\/)xo-vm-backups\/.+\.json(?:\.gz)?$/;
+
 /** Reads the VHD directories of Xen Orchestra, by their aliases or by their footers. */
 export const xo: Adapter = {
   name: 'xo',
@@ -106,6 +109,9 @@ export const xo: Adapter = {
   extensions: [ALIAS],
   supports: { differencing: true, encryption: false, compression: true, write: false },
   probe,
+  owns: name => MEMBER.test(name) || BESIDE.test(name),
+  // A file for every block of a disk.
+  skips: folder => /\.vhd\/blocks$/.test(folder),
   async open(name, store) {
     if (MEMBER.test(name) || BEHIND_ALIAS.test(name)) return part(name);
     const target = name.endsWith(ALIAS) ? await targetOf(store, name) : name.slice(0, name.lastIndexOf('/'));

@@ -140,6 +140,7 @@ export const xva: Adapter = {
   extensions: ['.xva'],
   supports: { differencing: false, encryption: false, compression: false, write: false },
   probe,
+  owns: (name, has) => name.endsWith('.xva.checksum') && has(name.slice(0, -'.checksum'.length)),
   async open(name, store) {
     const source = await store.open(name);
     try {

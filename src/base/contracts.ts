@@ -44,8 +44,11 @@ export interface StoreEntry {
 export interface Store extends AsyncDisposable {
   /** For messages: the path or URL that the user gave. */
   readonly label: string;
-  /** Every regular file below `prefix` (a folder name, '' for all), in code-point order. Symbolic links are not followed. */
-  list(prefix?: string): AsyncIterable<StoreEntry>;
+  /**
+   * Every regular file below `prefix` (a folder name, '' for all), in code-point order. Symbolic links are not followed.
+   * Folders that `skips` names are not looked into.
+   */
+  list(prefix?: string, skips?: (folder: string) => boolean): AsyncIterable<StoreEntry>;
   /** A missing name, or one that leads outside, is an ImageError 'not-found'. */
   open(name: string): Promise<ByteSource>;
 }
@@ -200,6 +203,13 @@ export interface Adapter {
   probe(head: Uint8Array, tail: Uint8Array, name: string): Confidence;
   /** Reads identity and the top of the metadata: constant I/O whatever the size. Never follows a parent. */
   open(name: string, store: Store, keys: Keyring): Promise<Image>;
+  /**
+   * For formats of many files: the file belongs to an image that is opened by another name. It is neither opened by
+   * itself nor of an unknown format. By the name alone; `has` says whether the repository has a file of that name.
+   */
+  owns?(name: string, has: (name: string) => boolean): boolean;
+  /** For formats of very many files: nothing in this folder is an image by itself, so it is not listed. */
+  skips?(folder: string): boolean;
   /** Present where `supports.write`. */
   create?(name: string, store: WritableStore, spec: LayerSpec): Promise<LayerWriter>;
 }

@@ -6,7 +6,7 @@ import { chainDisk } from './disk.ts';
 import { folderOf, safeName, stem, timeName, uniqueNames } from './names.ts';
 import { chainOf, indexLinks, type Link, type Links } from './order.ts';
 import type { BackupSet, Repository, RestorePoint } from './point.ts';
-import { type Identified, identify, openWith } from './scan.ts';
+import { filesOf, type Identified, identify, openWith, ownerOf } from './scan.ts';
 
 const DEFAULT_CACHE = 64 * 2 ** 20;
 
@@ -26,9 +26,11 @@ export async function openRepository(
   const images: Identified[] = [];
   const stamps = new Map<string, string>();
   try {
-    for await (const { name, size, modified } of store.list()) {
-      const stamp = `${size} ${modified.getTime()}`;
-      stamps.set(name, stamp);
+    for await (const { name, size, modified } of filesOf(store, adapters)) {
+      stamps.set(name, `${size} ${modified.getTime()}`);
+    }
+    for (const [name, stamp] of stamps) {
+      if (ownerOf(adapters, name, its => stamps.has(its)) !== undefined) continue;
       const found = await identifyThere(name, store, adapters, keys, stamp);
       if (found === null) unknown.push(name);
       else images.push(found);
@@ -142,12 +144,20 @@ function setNames(placed: readonly Placed[]): (p: Placed) => string {
     rootsOfFolder.set(folder, roots.add(rootOf(p)));
   }
   return p => {
-    if (p.link.point.set !== null) return safeName(p.link.point.set);
+    if (p.link.point.set !== null) return p.link.point.set;
     const folder = folderOf(rootOf(p));
     const roots = rootsOfFolder.get(folder)?.size ?? 1;
-    if (folder !== '') return safeName(roots <= 1 ? folder : `${folder}/${stem(rootOf(p))}`);
-    return safeName(stem(rootOf(p)));
+    if (folder !== '') return roots <= 1 ? folder : `${folder}/${stem(rootOf(p))}`;
+    return stem(rootOf(p));
   };
+}
+
+/** `a-b` keeps its name, whatever else would be called so: `a/b` is `a-b-2` beside it. */
+function folderNames(names: readonly string[]): ReadonlyMap<string, string> {
+  const unique = uniqueNames();
+  const asItIs = (name: string): number => (safeName(name) === name ? 0 : 1);
+  const ordered = names.toSorted((a, b) => asItIs(a) - asItIs(b) || (a < b ? -1 : 1));
+  return new Map(ordered.map(name => [name, unique(safeName(name))]));
 }
 
 function groupIntoSets(all: readonly Link[], cache: UnitCache): readonly BackupSet[] {
@@ -161,9 +171,11 @@ function groupIntoSets(all: readonly Link[], cache: UnitCache): readonly BackupS
     if (group === undefined) groups.set(name, [p]);
     else group.push(p);
   }
+  const names = folderNames([...groups.keys()]);
   return [...groups]
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, group]) => ({
+    .map(([name, group]) => ({ name: names.get(name)!, group }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, group }) => ({
       name,
       adapter: group[0]!.link.adapter,
       encrypted: group.some(p => p.link.encrypted),

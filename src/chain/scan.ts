@@ -1,9 +1,20 @@
 /** Which adapter reads a file, by its content. */
-import type { Adapter, ByteSource, Confidence, Image, Keyring, Store } from '../base/contracts.ts';
+import type { Adapter, ByteSource, Confidence, Image, Keyring, Store, StoreEntry } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 
 const PROBE = 65_536;
 const RANK: Record<Confidence, number> = { no: 0, maybe: 1, certain: 2 };
+
+/** Every file of the store, but for folders that a format has so many files in that nobody should look. */
+export const filesOf = (store: Store, adapters: readonly Adapter[]): AsyncIterable<StoreEntry> =>
+  store.list('', folder => adapters.some(adapter => adapter.skips?.(folder) === true));
+
+/** The adapter whose image the file belongs to, as one that is opened by another name. */
+export const ownerOf = (
+  adapters: readonly Adapter[],
+  name: string,
+  has: (name: string) => boolean,
+): Adapter | undefined => adapters.find(adapter => adapter.owns?.(name, has) === true);
 
 export interface Ends {
   readonly head: Uint8Array;

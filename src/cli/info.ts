@@ -1,7 +1,8 @@
+import fs from 'node:fs';
 import path from 'node:path';
 import type { Image, ParentRef } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { type Identified, identify } from '../chain/scan.ts';
+import { type Identified, identify, ownerOf } from '../chain/scan.ts';
 import { adapters } from '../registry.ts';
 import { openStore } from '../stores/open.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
@@ -36,6 +37,12 @@ function describe(file: string, image: Image): Row {
   };
 }
 
+/** A file that belongs to an image of several files, which another one of them opens. */
+function partOf(file: string): string | null {
+  const has = (name: string): boolean => fs.existsSync(path.join(path.dirname(file), name));
+  return ownerOf(adapters, path.basename(file), has)?.name ?? null;
+}
+
 async function look(file: string, keys: ReturnType<typeof keyring>): Promise<Row> {
   await using store = await openStore(file);
   const name = path.basename(file);
@@ -46,7 +53,11 @@ async function look(file: string, keys: ReturnType<typeof keyring>): Promise<Row
     if (!(error instanceof ImageError)) throw error;
     throw new ImageError(error.fault, error.message, { ...error.where, file }, { cause: error });
   }
-  if (found === null) return { path: file, adapter: null, role: null, disks: [], reason: 'not of a known format' };
+  if (found === null) {
+    const owner = partOf(file);
+    if (owner !== null) return { path: file, adapter: owner, role: 'part', disks: [] };
+    return { path: file, adapter: null, role: null, disks: [], reason: 'not of a known format' };
+  }
   if (found.image === null) {
     const reason = found.problem?.message ?? 'cannot be opened';
     return { path: file, adapter: found.adapter.name, role: null, disks: [], reason };

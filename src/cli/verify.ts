@@ -1,6 +1,7 @@
 import type { Adapter } from '../base/contracts.ts';
 import { findPoint, findSet } from '../chain/find.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
+import { filesOf } from '../chain/scan.ts';
 import { type VerifyResult, verify } from '../jobs/verify.ts';
 import { adapters } from '../registry.ts';
 import { openRepo } from './open.ts';
@@ -81,7 +82,7 @@ export const command: Verb = {
     await using opened = await openRepo(args.repo, keys, context);
     const { repository, store } = opened;
     const only = args.point === undefined ? null : wantedPoint(repository, args.point);
-    const sizes = await fileSizes(store.list());
+    const sizes = await fileSizes(filesOf(store, adapters));
     const level = (args.level ?? 3) as 1 | 2 | 3;
     const adapterOf = adaptersByFile(repository);
     let bar: Bar = context.progress('', 0);

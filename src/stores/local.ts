@@ -31,7 +31,9 @@ function resolveInside(root: string, name: string): string {
   return real;
 }
 
-async function* walk(root: string, folder: string): AsyncIterable<StoreEntry> {
+type Skips = (folder: string) => boolean;
+
+async function* walk(root: string, folder: string, skips: Skips): AsyncIterable<StoreEntry> {
   // Names as bytes: one that is not UTF-8 could not be opened again by its decoded form, so it is left out.
   const entries = fs.readdirSync(path.join(root, folder), { withFileTypes: true, encoding: 'buffer' });
   const named = entries
@@ -40,8 +42,9 @@ async function* walk(root: string, folder: string): AsyncIterable<StoreEntry> {
     .sort((a, b) => Buffer.compare(a.entry.name, b.entry.name));
   for (const { entry, name } of named) {
     const full = folder === '' ? name : `${folder}/${name}`;
-    if (entry.isDirectory()) yield* walk(root, full);
-    else if (entry.isFile()) {
+    if (entry.isDirectory()) {
+      if (!skips(full)) yield* walk(root, full, skips);
+    } else if (entry.isFile()) {
       const stat = fs.statSync(path.join(root, full));
       yield { name: full, size: stat.size, modified: stat.mtime };
     }
@@ -53,7 +56,7 @@ export function localStore(folder: string): Store {
   const root = fs.realpathSync(folder);
   return {
     label: folder,
-    list: (prefix = '') => walk(root, prefix),
+    list: (prefix = '', skips = () => false) => walk(root, prefix, skips),
     open: async name => openFile(resolveInside(root, name), 'read', name),
     async [Symbol.asyncDispose]() {},
   };

@@ -48,6 +48,13 @@ function memoryFile(name: string, held: Held): ByteFile {
   };
 }
 
+/** Every folder below `prefix` that the name lies in. */
+const foldersOf = (name: string, prefix: string): readonly string[] =>
+  name
+    .split('/')
+    .map((_, depth, parts) => parts.slice(0, depth).join('/'))
+    .filter(folder => folder.length > prefix.length);
+
 export interface MemoryStore extends WritableStore {
   /** The bytes of a file, for tests that look at or damage them. A copy. */
   bytes(name: string): Uint8Array;
@@ -68,9 +75,10 @@ export function memoryStore(files: Readonly<Record<string, Uint8Array>> = {}): M
   for (const [name, data] of Object.entries(files)) put(name, data);
   return {
     label: 'memory',
-    async *list(prefix = '') {
+    async *list(prefix = '', skips = () => false) {
       for (const [name, held] of [...all].sort(([a], [b]) => (a < b ? -1 : 1))) {
-        if (prefix === '' || name.startsWith(`${prefix}/`)) yield { name, size: held.size, modified: held.modified };
+        const below = prefix === '' || name.startsWith(`${prefix}/`);
+        if (below && !foldersOf(name, prefix).some(skips)) yield { name, size: held.size, modified: held.modified };
       }
     },
     open: async name => memoryFile(name, get(name)),
