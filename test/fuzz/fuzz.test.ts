@@ -1,95 +1,89 @@
-/** A short run of every format, and proof that the fuzzer notices what it looks for. */
-import { execFileSync } from 'node:child_process';
-import { expect, test } from 'vitest';
-import type { Adapter } from '../../src/base/contracts.ts';
-import { adapters } from '../../src/registry.ts';
+/** A short run of every target, everything that once went wrong, and proof that the fuzzer notices what it looks for. */
+import { describe, expect, test } from 'vitest';
+import type { Adapter, Image } from '../../src/base/contracts.ts';
 import { random } from '../kit/random.ts';
-import { tryCase } from './case.ts';
-import { mutate } from './mutate.ts';
-import { FORMATS, seedsOf } from './seeds.ts';
+import { type Bounds, type Case, caseOf, tryCase } from './case.ts';
+import { corpus } from './corpus.ts';
+import { DamagedFiles } from './damage.ts';
+import { adapterTarget } from './target.ts';
+import { prepare, TARGETS, targetOf, unusable } from './targets.ts';
 
-const qemu = ((): boolean => {
-  try {
-    execFileSync('qemu-img', ['--version']);
-    return true;
-  } catch {
-    return false;
-  }
-})();
 const CASES = 150;
 /** Other tests run at the same time. */
-const PATIENT_MS = 15_000;
+const PATIENT: Bounds = { slowMs: 15_000, memory: 64 * 2 ** 20 };
 
-test.each(FORMATS)('%s: damaged images end in bytes or in an ImageError', async format => {
-  if (!qemu && format !== 'bml') return;
-  const adapter = adapters.find(a => a.name === format)!;
-  for (const seed of await seedsOf(format)) {
-    const numbers = random(7);
-    const places = Uint32Array.from({ length: 2048 }, (_, i) => i * 4);
-    for (let n = 0; n < CASES; n++)
-      expect(await tryCase(adapter, seed, mutate(seed.image, places, numbers), numbers, PATIENT_MS)).toBeNull();
+describe('damaged files end in bytes or in an ImageError', () => {
+  for (const name of TARGETS) {
+    test(name, async context => {
+      const reason = unusable(await targetOf(name));
+      if (reason !== null) return context.skip(reason);
+      const prepared = await prepare(name);
+      for (let n = 0; n < CASES; n++)
+        expect(await tryCase(prepared.target, () => caseOf(prepared, 7, n), PATIENT), `case ${n}`).toBeNull();
+    });
   }
 });
 
-const planted = (open: Adapter['open']): Adapter => ({
-  name: 'planted',
-  title: 'Planted',
-  extensions: [],
-  supports: { differencing: false, encryption: false, compression: false, write: false },
-  probe: () => 'certain',
-  open,
+test('what once went wrong goes well now', async () => {
+  for (const { file, target, tried } of corpus())
+    expect(await tryCase(await targetOf(target), tried, PATIENT), file).toBeNull();
 });
 
-test.each<[string, Adapter['open'], RegExp]>([
-  [
-    'an error that is no ImageError',
+const nothing: Image = {
+  adapter: 'planted',
+  name: '',
+  encrypted: false,
+  points: [],
+  warnings: [],
+  async [Symbol.asyncDispose]() {},
+};
+
+const planted: Readonly<Record<string, readonly [open: Adapter['open'], expected: RegExp]>> = {
+  'an error that is no ImageError': [
     async () => {
       throw new TypeError('cannot read properties of undefined');
     },
     /TypeError/,
   ],
-  [
-    'a name outside the store',
+  'a name outside the store': [
     async (_, store) => {
       await store.open('../../etc/passwd');
-      throw new Error('not reached');
+      return nothing;
     },
-    /reached for/,
+    /asked for/,
   ],
-  [
-    'too much memory',
+  'a file that stays open': [
+    async (name, store) => {
+      await store.open(name);
+      return nothing;
+    },
+    /left open/,
+  ],
+  'too much memory': [
     async () => {
       const all = new Uint8Array(100 * 2 ** 20).fill(1);
-      await new Promise(resolve => setTimeout(resolve, 1));
-      return {
-        adapter: 'planted',
-        name: '',
-        encrypted: false,
-        points: [],
-        warnings: [`${all.length}`],
-        async [Symbol.asyncDispose]() {},
-        all,
-      };
+      return { ...nothing, warnings: [`${all.length}`] };
     },
     /held/,
   ],
-  [
-    'a case that takes long',
+  'a case that takes long': [
     async () => {
       await new Promise(resolve => setTimeout(resolve, 1100));
-      return {
-        adapter: 'planted',
-        name: '',
-        encrypted: false,
-        points: [],
-        warnings: [],
-        async [Symbol.asyncDispose]() {},
-      };
+      return nothing;
     },
     /took/,
   ],
-])('notices %s', async (_, open, expected) => {
-  const seed = { name: 'x', image: new Uint8Array(4096).fill(1) };
-  const numbers = random(1);
-  expect(await tryCase(planted(open), seed, mutate(seed.image, Uint32Array.of(0), numbers), numbers)).toMatch(expected);
+};
+
+describe('notices', () => {
+  for (const [what, [open, expected]] of Object.entries(planted)) {
+    test(what, async () => {
+      const supports = { differencing: false, encryption: false, compression: false, write: false };
+      const adapter: Adapter = { name: 'planted', title: '', extensions: [], supports, probe: () => 'certain', open };
+      const target = adapterTarget(adapter, [], async () => []);
+      const files = { x: new Uint8Array(4096).fill(1) };
+      const tried = (): Case => ({ name: 'x', files: new DamagedFiles(files), numbers: random(1) });
+      expect(await tryCase(target, tried)).toMatch(expected);
+    });
+  }
 });

@@ -1,100 +1,130 @@
-/** Damaged copies of an image that cost nothing: the original bytes, and over them a few patches and another length. */
-import type { Bytes, Store } from '../../src/base/contracts.ts';
-import { ImageError } from '../../src/base/errors.ts';
+/** What is done to files: fields, spans, texts and lengths, at the places that the parser looks at. */
+import type { Bytes } from '../../src/base/contracts.ts';
 import type { Random } from '../kit/random.ts';
-
-export interface Patch {
-  readonly at: Bytes;
-  readonly bytes: Uint8Array;
-}
-
-export interface Mutation {
-  readonly patches: readonly Patch[];
-  readonly size: Bytes;
-}
+import { type DamagedFile, DamagedFiles } from './damage.ts';
+import type { Structure } from './structures.ts';
+import type { FuzzTarget, Seed } from './target.ts';
 
 /** What parsers trip over: nothing, one, and the borders of every width. */
 const SPECIAL = [
-  0n,
-  1n,
-  2n,
-  0x7fn,
-  0xffn,
-  0x7fffn,
-  0xffffn,
-  2n ** 31n - 1n,
-  2n ** 31n,
-  2n ** 32n - 2n,
-  2n ** 32n - 1n,
-  2n ** 32n,
-  2n ** 40n,
-  2n ** 53n,
-  2n ** 62n,
-  2n ** 63n,
+  ...[0n, 1n, 2n, 0x7fn, 0x80n, 0xffn, 0x7fffn, 0xffffn, 2n ** 31n - 1n, 2n ** 31n],
+  ...[2n ** 32n - 2n, 2n ** 32n - 1n, 2n ** 32n, 2n ** 40n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 62n, 2n ** 63n],
   2n ** 64n - 1n,
 ];
 
-function number(random: Random, width: 2 | 4 | 8): Uint8Array {
-  const bytes = new Uint8Array(8);
-  const view = new DataView(bytes.buffer);
-  const value = BigInt.asUintN(width * 8, random.pick(SPECIAL));
-  if (random.below(2) === 0) {
-    view.setBigUint64(0, value, true);
-    return bytes.subarray(0, width);
-  }
-  view.setBigUint64(0, value, false);
-  return bytes.subarray(8 - width);
+/** What takes the place of a word in a text. */
+const WORDS = [
+  ...['0', '-1', '1e308', '99999999999999999999', '18446744073709551615', '4294967296', '007', 'NaN', 'null', ''],
+  ...['../../etc/passwd', '/etc/passwd', 'json:{}', 'nbd://localhost', '//host/share', 'C:\\x', '\u0000', '%s%n'],
+  ...['"', '<', '&lt;&#0;', '{', '[[[[[[[[', '}', '\n', '\\u0000', '__proto__', 'A'.repeat(300)],
+];
+
+type Write = (file: DamagedFile, at: Bytes, numbers: Random) => void;
+
+function readNumber(file: DamagedFile, at: Bytes, width: number, little: boolean): bigint {
+  let value = 0n;
+  const bytes = file.read(at, width);
+  for (const byte of little ? bytes.toReversed() : bytes) value = value * 256n + BigInt(byte);
+  return value;
 }
 
-/** `interesting`: offsets that hold metadata; most patches go there. */
-export function mutate(image: Uint8Array, interesting: Uint32Array, random: Random): Mutation {
-  const patches: Patch[] = [];
-  for (let n = 1 + random.below(3); n > 0; n--) {
-    const near = random.below(8) > 0 ? interesting[random.below(interesting.length)]! : random.below(image.length);
-    const kind = random.below(5);
-    if (kind === 0) patches.push({ at: near, bytes: Uint8Array.of(image[near]! ^ (1 << random.below(8))) });
-    else if (kind === 4) {
-      const from = random.below(image.length);
-      patches.push({ at: near, bytes: image.subarray(from, from + 1 + random.below(64)) });
-    } else {
-      const width = ([2, 4, 8] as const)[kind - 1]!;
-      patches.push({ at: near - (near % width), bytes: number(random, width) });
-    }
-  }
-  const size = random.below(12) === 0 ? random.below(image.length + 1) : image.length;
-  return { patches, size };
+function writeNumber(file: DamagedFile, at: Bytes, width: number, little: boolean, value: bigint): void {
+  const view = new DataView(new ArrayBuffer(8));
+  view.setBigUint64(0, BigInt.asUintN(width * 8, value), little);
+  file.write(at, new Uint8Array(view.buffer, little ? 0 : 8 - width, width));
 }
 
-/** A store with that one file. Nothing else can be opened, and every attempt to is reported to `reached`. */
-export function mutatedStore(
-  name: string,
-  image: Uint8Array,
-  { patches, size }: Mutation,
-  reached: (name: string) => void,
-): Store {
-  const read = (into: Uint8Array, at: Bytes): void => {
-    if (!Number.isSafeInteger(at) || at < 0 || at + into.length > size) {
-      throw new ImageError('corrupt', `the file ends early: ${size} bytes`, { file: name, at });
-    }
-    into.set(image.subarray(at, at + into.length));
-    for (const patch of patches) {
-      const from = Math.max(at, patch.at);
-      const to = Math.min(at + into.length, patch.at + patch.bytes.length);
-      if (from < to) into.set(patch.bytes.subarray(from - patch.at, to - patch.at), from - at);
-    }
-  };
-  return {
-    label: 'fuzz',
-    async *list() {
-      yield { name, size, modified: new Date(0) };
-    },
-    async open(wanted) {
-      if (wanted !== name) {
-        reached(wanted);
-        throw new ImageError('not-found', 'no such file in the repository', { file: wanted });
-      }
-      return { name, size, read, async [Symbol.asyncDispose]() {} };
-    },
-    async [Symbol.asyncDispose]() {},
-  };
+const aligned = (at: Bytes, width: number): Bytes => at - (at % width);
+
+const flipBit: Write = (file, at, { below }) =>
+  file.write(at, Uint8Array.of((file.read(at, 1)[0] ?? 0) ^ (1 << below(8))));
+
+const special: Write = (file, at, { below, pick }) => {
+  const width = pick([1, 2, 4, 8]);
+  writeNumber(file, below(4) === 0 ? at : aligned(at, width), width, below(2) === 0, pick(SPECIAL));
+};
+
+/** A neighbour of what is there, or a number that has to do with the file's length. */
+const related: Write = (file, at, { below, pick }) => {
+  const width = pick([1, 2, 4, 4, 8, 8]);
+  const little = below(2) === 0;
+  const place = aligned(at, width);
+  const now = readNumber(file, place, width, little);
+  const size = BigInt(file.size);
+  const near = pick([now, now, now * 2n, now / 2n, ~now, size, size / 512n, size / 65_536n]);
+  writeNumber(file, place, width, little, near + pick([-512n, -1n, 0n, 1n, 1n, 512n, 65_536n]));
+};
+
+const copySpan: Write = (file, at, { below, pick }) => {
+  const length = pick([4, 8, 16, 64, 512]);
+  file.write(at, file.read(below(Math.max(1, file.size - length)), length));
+};
+
+const fillSpan: Write = (file, at, { below, pick }) =>
+  file.write(at, new Uint8Array(1 + below(pick([8, 64, 512]))).fill(pick([0, 0, 0xff, 0x41])));
+
+const isText = (byte: number | undefined): boolean =>
+  byte !== undefined && ((byte >= 0x20 && byte < 0x7f) || byte === 10 || byte === 13 || byte === 9);
+const TEXT_REACH = 4096;
+
+/** Puts another word for one near `at`; what follows in the same run of text moves. false: there is no text. */
+function replaceWord(file: DamagedFile, at: Bytes, { below, pick }: Random): boolean {
+  const start = Math.max(0, at - 64);
+  const near = file.read(start, TEXT_REACH);
+  let from = at - start;
+  if (!isText(near[from]) || !isText(near[from + 1])) return false;
+  while (from > 0 && isText(near[from - 1])) from--;
+  let end = from;
+  while (isText(near[end])) end++;
+  const text = Buffer.from(near.subarray(from, end)).toString('latin1');
+  const words = [...text.matchAll(/[A-Za-z]+|\d+|[^A-Za-z\d\s]/g)];
+  if (words.length === 0) return false;
+  const word = words[below(words.length)]!;
+  const instead = below(3) === 0 ? words[below(words.length)]![0] : pick(WORDS);
+  const changed = Buffer.from(text.slice(0, word.index) + instead + text.slice(word.index + word[0].length));
+  file.write(start + from, changed);
+  const isWhole = start + end === file.size;
+  if (isWhole) file.size = start + from + changed.length;
+  else if (changed.length < text.length)
+    file.write(start + from + changed.length, Buffer.alloc(text.length - changed.length));
+  return true;
+}
+
+const WRITES: readonly Write[] = [flipBit, special, special, related, related, copySpan, fillSpan];
+
+/** A place in one of the structures, near bytes that are not zero more often than not. */
+function placeIn({ at, length, words }: Structure, { below }: Random): Bytes {
+  if (words.length > 0 && below(4) > 0) return words[below(words.length)]! + below(4);
+  return at + below(length);
+}
+
+function resize(files: DamagedFiles, { below, pick }: Random): void {
+  const name = pick(files.names);
+  const file = files.file(name)!;
+  const kind = below(8);
+  if (kind === 0 && files.names.length > 1) files.remove(name);
+  else if (kind === 1) file.size += pick([1, 511, 512, 4096, 65_536]);
+  else if (kind === 2) file.size = Math.max(0, file.size - pick([1, 8, 511, 512, 1024, 4096]));
+  else file.size = below(file.size + 1);
+}
+
+/** One damaged copy of the seed's files. `structures`: what the parser reads of them when they are sound. */
+export function mutate(
+  seed: Seed,
+  structures: readonly Structure[],
+  numbers: Random,
+  repair?: FuzzTarget['repair'],
+): DamagedFiles {
+  const files = new DamagedFiles(seed.files);
+  const { below, pick } = numbers;
+  for (let n = pick([1, 1, 1, 2, 2, 3, 5]); n > 0; n--) {
+    const structure = pick(structures);
+    const file = files.file(structure.file)!;
+    const at = placeIn(structure, numbers);
+    if (below(3) > 0 && replaceWord(file, at, numbers)) continue;
+    pick(WRITES)(file, at, numbers);
+  }
+  if (repair !== undefined && below(8) > 0) repair(files);
+  if (below(12) === 0) resize(files, numbers);
+  return files;
 }
