@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { ImageError } from '../base/errors.ts';
+import { runPaths } from './paths.ts';
 import { fromWire, type WireError, type WorkerRequest } from './protocol.ts';
 
 const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
@@ -30,7 +31,11 @@ export class WorkerLink {
     this.#mountpoint = mountpoint;
     this.#child = spawn(process.execPath, ['--disable-sigusr1', WORKER], {
       stdio: ['ignore', 'inherit', 'inherit', fuseFd, 'ipc'],
-      env: { ...process.env, UV_THREADPOOL_SIZE: process.env.UV_THREADPOOL_SIZE ?? POOL_THREADS },
+      env: {
+        ...process.env,
+        UV_THREADPOOL_SIZE: process.env.UV_THREADPOOL_SIZE ?? POOL_THREADS,
+        NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? runPaths(mountpoint).code,
+      },
     });
     this.exit = new Promise(resolve => {
       this.#child.once('exit', (code, signal) => {

@@ -5,6 +5,7 @@
  * The serving loop blocks in a read of the FUSE device while it is idle. Whoever sends an order therefore asks the mount
  * for its statistics afterwards, which wakes the loop; the loop lets the event loop turn once every few milliseconds.
  */
+import { flushCompileCache } from 'node:module';
 import type { Connection } from '../host/fuse/journal.ts';
 import { serveFuse } from '../host/fuse/serve.ts';
 import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
@@ -46,6 +47,8 @@ async function answer(request: WorkerRequest): Promise<unknown> {
       config = request.config;
       resumed = request.resume;
       stack = await openStack(request.config);
+      // A worker mostly ends by a signal, which would leave the next one nothing.
+      flushCompileCache();
       return stack.summary;
     case 'serve':
       serve().catch(die);

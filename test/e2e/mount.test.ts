@@ -7,6 +7,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { mountsOf } from '../../src/host/fuse/mount.ts';
 import { releaseMountpoint } from '../../src/server/guard.ts';
+import { runPaths } from '../../src/server/paths.ts';
 import type { MountStatus } from '../../src/server/protocol.ts';
 import { random } from '../kit/random.ts';
 import { type Ran, runCli } from './run-cli.ts';
@@ -437,6 +438,8 @@ suite(title('clones'), () => {
     await disturbing;
     expect(fio).toContain('err= 0');
     expect(disturbed).toBeGreaterThan(1);
+    // What the next worker starts from in a fraction of the time.
+    expect(fs.readdirSync(runPaths(at.mnt).code)).not.toEqual([]);
     expect(deepest).toBeGreaterThanOrEqual(16);
   });
 });
