@@ -13,16 +13,17 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
   overlay: ['base', 'chain'],
   views: ['base', 'chain', 'overlay'],
   volumes: ['base'],
-  tree: ['base', 'chain', 'overlay', 'views', 'volumes'],
+  files: ['base', 'chain', 'volumes'],
+  tree: ['base', 'chain', 'overlay', 'views', 'volumes', 'files'],
   jobs: ['base', 'chain', 'overlay', 'views'],
   host: ['base'],
   registry: ['base', 'formats'],
   server: ['base', 'chain', 'stores', 'tree', 'host', 'registry'],
-  cli: ['base', 'chain', 'stores', 'jobs', 'host', 'server', 'registry', 'tree', 'volumes'],
+  cli: ['base', 'chain', 'stores', 'jobs', 'host', 'server', 'registry', 'tree', 'volumes', 'files'],
   formats: ['base'],
 };
 /** Rooms that may touch the file system by themselves; all others go through `base/io` and the stores. */
-const MAY_USE_FS = new Set(['stores', 'overlay', 'tree', 'host', 'server', 'cli', 'jobs']);
+const MAY_USE_FS = new Set(['stores', 'overlay', 'files', 'tree', 'host', 'server', 'cli', 'jobs']);
 const FS_MODULES = new Set(['src/base/io.ts', 'src/base/files.ts']);
 
 function* sources(folder: string): Generator<string> {

@@ -287,10 +287,20 @@ export interface DiskFormat {
 
 export type Node = DirNode | FileNode | LinkNode;
 
+/** What a node out of a backup has beside the rest; a node without it belongs to whoever mounts. */
+export interface Recorded {
+  readonly uid: number;
+  readonly gid: number;
+  /** Names that the file has. */
+  readonly links: number;
+}
+
 export interface DirNode {
   readonly kind: 'dir';
+  /** It is the same for as long as the mount lives, and so are its names. */
+  readonly recorded?: Recorded;
   readonly mtime: Date;
-  /** Permission bits, 0o555 for most. */
+  /** Permission bits, 0o555 for most; of a node out of a backup 0o7777. */
   readonly mode: number;
   list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] }[]>;
   child(name: string): Promise<Node | null>;
@@ -298,6 +308,8 @@ export interface DirNode {
 
 export interface FileNode {
   readonly kind: 'file';
+  /** It is the same for as long as the mount lives. */
+  readonly recorded?: Recorded;
   readonly mtime: Date;
   readonly mode: number;
   /** Now; a writable view can grow. */
@@ -310,6 +322,7 @@ export interface FileNode {
 
 export interface LinkNode {
   readonly kind: 'link';
+  readonly recorded?: Recorded;
   readonly mtime: Date;
   readonly target: string;
 }

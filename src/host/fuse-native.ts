@@ -77,10 +77,13 @@ async function find(root: DirNode, at: string): Promise<Node> {
 async function statOf(node: Node): Promise<Record<string, unknown>> {
   const size = node.kind === 'file' ? node.size() : node.kind === 'link' ? Buffer.byteLength(node.target) : PAGE;
   const blocks = node.kind === 'file' ? Math.ceil((await node.allocated()) / 512) : 0;
-  const mode = TYPE_BITS[node.kind] + (node.kind === 'link' ? 0o777 : node.mode % 0o1000);
+  const mode = TYPE_BITS[node.kind] + (node.kind === 'link' ? 0o777 : node.mode % 0o10000);
   const { mtime } = node;
-  const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
-  return { mode, ...owner, size, blocks, blksize: PAGE, nlink: 1, mtime, atime: mtime, ctime: mtime };
+  // The kernel checks permissions here: an ordinary user could not read the files of others.
+  const own = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
+  const { uid, gid } = own.uid === 0 ? (node.recorded ?? own) : own;
+  const nlink = node.kind === 'dir' ? 1 : (node.recorded?.links ?? 1);
+  return { mode, uid, gid, size, blocks, blksize: PAGE, nlink, mtime, atime: mtime, ctime: mtime };
 }
 
 /** Operations on names. Nothing in the tree is made, renamed or removed through the mount. */

@@ -99,8 +99,9 @@ describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
       execFileSync('diff', ['-r', place('deep'), place('tree/data/deep')]);
       expect(fs.readFileSync(place('etc/fstab'), 'utf8')).toBe('/dev/sda2 / ext4\n');
       const stat = fs.statSync(path.join(root, 'etc/fstab'));
-      expect([stat.mode.toString(8), stat.size]).toEqual(['100400', 17]);
-      expect(fs.statSync(path.join(root, 'data/setuid')).mode % 0o10000).toBe(0o555);
+      expect([stat.mode.toString(8), stat.size]).toEqual(['100600', 17]);
+      expect(fs.statSync(path.join(root, 'data/setuid')).mode % 0o10000).toBe(0o4755);
+      expect(fs.readFileSync('/proc/self/mountinfo', 'utf8')).toMatch(new RegExp(`${mnt} \\S*nosuid,nodev,noexec`));
       expect(Math.floor(stat.mtimeMs / 1000)).toBe(Math.floor(fs.statSync(place('tree/etc/fstab')).mtimeMs / 1000));
       expect(fs.readlinkSync(path.join(root, 'data/absolute'))).toBe('../etc/fstab');
       expect(fs.readFileSync(path.join(root, 'data/absolute'), 'utf8')).toBe('/dev/sda2 / ext4\n');

@@ -34,11 +34,22 @@ import {
 } from './session.ts';
 import type { Slot } from './slot.ts';
 
-/** Seconds for which the kernel may answer by itself. A writable file can grow, so its size is asked for each time. */
-const NAME_VALID = 1;
-const attrValid = (node: Node): number => (node.kind === 'file' && node.writable ? 0 : 1);
+/**
+ * Seconds for which the kernel may answer by itself. A writable file can grow, so its size is asked for each time; what is
+ * out of a backup never changes.
+ */
+const nameValid = (node: Node): number => (node.recorded === undefined ? 1 : 3600);
+const attrValid = (node: Node): number => (node.kind === 'file' && node.writable ? 0 : nameValid(node));
 
 const text = new TextDecoder();
+
+/** Where owners are hidden, the user of the mount may read what he owns now. */
+function modeOf(session: Session, node: Node): number {
+  if (node.kind === 'link') return 0o777;
+  const mode = node.mode % 0o10000;
+  if (session.owners || node.recorded === undefined) return mode;
+  return mode | (node.kind === 'dir' ? 0o500 : 0o400);
+}
 
 /** Puts a node's attributes at word `index` of the body. */
 function attributes(session: Session, slot: Slot, index: number, path: string, node: Node): Done {
@@ -48,9 +59,11 @@ function attributes(session: Session, slot: Slot, index: number, path: string, n
       size,
       blocks: Math.ceil(allocated / 512),
       mtime: node.mtime,
-      mode: TYPE_BITS[node.kind] + (node.kind === 'link' ? 0o777 : node.mode % 0o1000),
-      uid: session.uid,
-      gid: session.gid,
+      mode: TYPE_BITS[node.kind] + modeOf(session, node),
+      // One link also for directories: it tells `find` that their number of subdirectories is not known.
+      links: node.kind === 'dir' ? 1 : (node.recorded?.links ?? 1),
+      uid: session.owners ? (node.recorded?.uid ?? session.uid) : session.uid,
+      gid: session.owners ? (node.recorded?.gid ?? session.gid) : session.gid,
     });
   if (node.kind === 'dir') return put(PAGE, PAGE);
   if (node.kind === 'link') return put(Buffer.byteLength(node.target), 0);
@@ -78,7 +91,7 @@ export const lookup: Operation = async (session, slot, got) => {
 /** Puts the entry's head at word `index`; its attributes are there already. */
 function give(session: Session, slot: Slot, index: number, parent: Entry, name: string, node: Node): void {
   const entry = session.table.give(parent, name, node);
-  putEntryHead(slot.bodyWords, index, entry.id, NAME_VALID, attrValid(node));
+  putEntryHead(slot.bodyWords, index, entry.id, nameValid(node), attrValid(node));
 }
 
 export const forget: Operation = (session, slot) => {

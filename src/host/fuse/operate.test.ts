@@ -60,6 +60,7 @@ function setUp() {
     root,
     table: Table.fresh(root, undefined),
     uid: 0,
+    owners: true,
     gid: 0,
     onInit: () => calls.push('init'),
   };

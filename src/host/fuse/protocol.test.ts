@@ -21,6 +21,7 @@ it('lays attributes out as struct fuse_attr', () => {
     blocks: 7,
     mtime: new Date('1969-12-31T23:59:58.250Z'),
     mode: 0o100444,
+    links: 1,
     uid: 1000,
     gid: 2 ** 32 - 2,
   });

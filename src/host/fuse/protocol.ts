@@ -139,6 +139,7 @@ export interface Attributes {
   readonly mtime: Date;
   /** Type and permission bits. */
   readonly mode: number;
+  readonly links: number;
   readonly uid: number;
   readonly gid: number;
 }
@@ -156,8 +157,7 @@ export function putAttributes(words: Uint32Array, index: number, a: Attributes):
     words[index + 12 + i] = nanoseconds;
   }
   words[index + 15] = a.mode;
-  // One link also for directories: it tells `find` that their number of subdirectories is not known.
-  words[index + 16] = 1;
+  words[index + 16] = a.links;
   words[index + 17] = a.uid;
   words[index + 18] = a.gid;
   words[index + 19] = 0;

@@ -22,6 +22,8 @@ export interface ServeOptions {
   readonly nodesFile?: string;
   /** Called when the kernel has agreed (or, with `resume`, did so earlier): the tree can be read now. */
   onInit?(connection: Connection): void;
+  /** Files out of a backup belong to the user of the mount, not to whom they belonged: where the kernel checks, it could not read them. */
+  readonly hideOwners?: boolean;
   /** Go on for an earlier process on the same descriptor; needs its `nodesFile`. */
   readonly resume?: boolean;
   /**
@@ -76,6 +78,7 @@ function begin(root: DirNode, options: ServeOptions): Session {
     table,
     uid: process.getuid?.() ?? 0,
     gid: process.getgid?.() ?? 0,
+    owners: options.hideOwners !== true,
     onInit: connection => options.onInit?.(connection),
   };
 }

@@ -13,9 +13,11 @@ export const NO_REPLY: Answer = Number.NEGATIVE_INFINITY;
 export interface Session {
   readonly root: DirNode;
   readonly table: Table;
-  /** Owner of everything in the tree. */
+  /** Owner of everything in the tree that no backup gives another. */
   readonly uid: number;
   readonly gid: number;
+  /** Whether files out of a backup are shown with their own owners. */
+  readonly owners: boolean;
   onInit(connection: Connection): void;
 }
 

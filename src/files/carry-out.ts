@@ -1,0 +1,268 @@
+/** What the parser child does with what it is asked. */
+import type { Bytes, Disk } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import type { FileContent, VolumeDir, VolumeNode } from '../volumes/contracts.ts';
+import { shownName } from '../volumes/names.ts';
+import { MetadataCache } from '../volumes/source.ts';
+import type { FoundVolume, openVolumes } from '../volumes/volumes.ts';
+import { childOf, entriesOf, Recent } from './folders.ts';
+import {
+  type DiskSpec,
+  type FailureRecord,
+  type FromChild,
+  type ListRecord,
+  type NodePath,
+  type NodeRecord,
+  RANGE_WORDS,
+  type RangesRecord,
+  STORED,
+  type ToChild,
+  type VolumesRecord,
+  type Work,
+} from './protocol.ts';
+
+const METADATA_BUDGET = 33_554_432;
+const FOLDERS_KEPT = 4096;
+const CONTENTS_KEPT = 32;
+/** Ranges in one answer: 1.5 MiB. */
+const MOST_RANGES = 65_536;
+
+const metadata = new MetadataCache(METADATA_BUDGET);
+const waiting = new Map<number, { into: Uint8Array; resolve(): void; reject(error: Error): void }>();
+let asked = 0;
+
+const send = (message: FromChild): void => void process.send!(message);
+
+const failureOf = (error: unknown): FailureRecord =>
+  error instanceof ImageError
+    ? { fault: error.fault, message: error.message, where: error.where }
+    : { fault: 'corrupt', message: error instanceof Error ? error.message : String(error), where: {} };
+
+/** A disk whose bytes the program reads for us. */
+function remoteDisk(group: number, index: number, { name, size, sectorSize }: DiskSpec): Disk {
+  return {
+    id: name,
+    size,
+    sectorSize,
+    extent: (_at, limit) => ({ kind: 'data', length: limit }),
+    load: async () => {},
+    read(into, at) {
+      if (at < 0 || !(at + into.length <= size)) throw new ImageError('out-of-range', 'outside the disk', { at });
+      const needs = ++asked;
+      send({ needs, group, disk: index, at, length: into.length });
+      return new Promise((resolve, reject) => waiting.set(needs, { into, resolve, reject }));
+    },
+    async [Symbol.asyncDispose]() {},
+  };
+}
+
+interface GroupVolume extends FoundVolume {
+  /** Which disk its ranges count on. */
+  readonly disk: number;
+}
+
+interface Group {
+  readonly disks: readonly DiskSpec[];
+  opened: Promise<{ readonly volumes: ReadonlyMap<string, GroupVolume>; readonly notes: readonly string[] }> | null;
+  readonly folders: Recent<VolumeDir>;
+  readonly contents: Recent<Promise<FileContent>>;
+}
+
+let open: typeof openVolumes;
+const groups = new Map<number, Group>();
+const fresh = (disks: readonly DiskSpec[]): Group => ({
+  disks,
+  opened: null,
+  folders: new Recent(FOLDERS_KEPT),
+  contents: new Recent(CONTENTS_KEPT),
+});
+
+async function openGroup(number: number, { disks }: Group): ReturnType<() => NonNullable<Group['opened']>> {
+  const volumes = new Map<string, GroupVolume>();
+  const notes: string[] = [];
+  for (const [disk, spec] of disks.entries()) {
+    const found = await open(remoteDisk(number, disk, spec), spec.name, metadata);
+    notes.push(...found.notes);
+    for (const volume of found.volumes) {
+      volumes.set(shownName(disks.length > 1 ? `${spec.name}-${volume.name}` : volume.name), { ...volume, disk });
+    }
+  }
+  return { volumes, notes };
+}
+
+function groupOf(number: number): Group {
+  const group = groups.get(number);
+  if (group === undefined) throw new ImageError('not-found', 'these disks were not declared');
+  return group;
+}
+
+/** Points whose volumes stay open; the others are opened again when they are asked for. */
+const GROUPS_OPEN = 64;
+const recent = new Set<number>();
+
+function openedOf(number: number): NonNullable<Group['opened']> {
+  const group = groupOf(number);
+  recent.delete(number);
+  recent.add(number);
+  if (recent.size > GROUPS_OPEN) {
+    const oldest = recent.values().next().value!;
+    recent.delete(oldest);
+    const its = groups.get(oldest);
+    if (its !== undefined) groups.set(oldest, fresh(its.disks));
+  }
+  group.opened ??= openGroup(number, group).catch(error => {
+    group.opened = null;
+    throw error;
+  });
+  return group.opened;
+}
+
+async function volumeOf({ group, volume }: NodePath): Promise<GroupVolume> {
+  const found = (await openedOf(group)).volumes.get(volume);
+  if (found === undefined) throw new ImageError('not-found', 'there is no such volume', { file: volume });
+  return found;
+}
+
+async function folderAt(at: NodePath, path: readonly string[]): Promise<VolumeDir> {
+  const { folders } = groupOf(at.group);
+  const key = `${at.volume}/${path.join('/')}`;
+  const kept = folders.get(key);
+  if (kept !== undefined) return kept;
+  const node: VolumeNode | null =
+    path.length === 0
+      ? (await volumeOf(at)).volume.root
+      : await childOf(await folderAt(at, path.slice(0, -1)), path.at(-1)!);
+  if (node === null) throw new ImageError('not-found', 'no such file or folder', { file: path.join('/') });
+  if (node.kind !== 'dir') throw new ImageError('not-found', 'is no folder', { file: path.join('/') });
+  folders.set(key, node);
+  return node;
+}
+
+async function nodeAt(at: NodePath): Promise<VolumeNode> {
+  const { path, stream } = at;
+  const node =
+    path.length === 0 ? await folderAt(at, path) : await childOf(await folderAt(at, path.slice(0, -1)), path.at(-1)!);
+  const found =
+    stream === null || node === null
+      ? node
+      : node.kind === 'file' || node.kind === 'dir'
+        ? ((await node.stream?.(stream)) ?? null)
+        : null;
+  if (found === null) throw new ImageError('not-found', 'no such file or folder', { file: path.join('/') });
+  return found;
+}
+
+async function recordOf(node: VolumeNode): Promise<NodeRecord> {
+  const { kind, mtime, mode, uid, gid, links } = node;
+  return {
+    kind,
+    mtime,
+    mode,
+    uid,
+    gid,
+    links,
+    id: node.kind === 'dir' ? node.id : '',
+    size: node.kind === 'file' ? node.size : 0,
+    allocated: node.kind === 'file' ? node.allocated : 0,
+    target: node.kind === 'link' ? await node.target() : '',
+  };
+}
+
+function contentAt(at: NodePath): Promise<FileContent> {
+  const { contents } = groupOf(at.group);
+  const key = `${at.volume}/${at.path.join('/')}/${at.stream ?? ''}`;
+  const kept = contents.get(key);
+  if (kept !== undefined) return kept;
+  const opening = (async () => {
+    const node = await nodeAt(at);
+    if (node.kind !== 'file') throw new ImageError('not-found', 'is no file', { file: at.path.join('/') });
+    return node.open();
+  })();
+  contents.set(key, opening);
+  opening.catch(() => contents.delete(key));
+  return opening;
+}
+
+async function rangesFrom(at: NodePath, from: Bytes): Promise<RangesRecord> {
+  const content = await contentAt(at);
+  const { disk } = await volumeOf(at);
+  const numbers: number[] = [];
+  for (let here = from; here < content.size && numbers.length < RANGE_WORDS * MOST_RANGES; ) {
+    const part = content.range(here, content.size - here);
+    if (part.kind === 'disk') numbers.push(part.length, disk, part.at);
+    else numbers.push(part.length, STORED[part.kind], 0);
+    here += part.length;
+  }
+  return { size: content.size, table: Float64Array.from(numbers) };
+}
+
+async function carryOut(work: Work): Promise<unknown> {
+  switch (work.op) {
+    case 'volumes': {
+      const { volumes, notes } = await openedOf(work.group);
+      const record: VolumesRecord = {
+        volumes: Array.from(volumes, ([name, { volume }]) => ({ name, type: volume.type })),
+        notes,
+      };
+      return record;
+    }
+    case 'list': {
+      const entries = [...(await entriesOf(await folderAt(work, work.path))).values()];
+      const record: ListRecord = { names: entries.map(({ name }) => name), kinds: entries.map(({ kind }) => kind) };
+      return record;
+    }
+    case 'node':
+      return recordOf(await nodeAt(work));
+    case 'nodes':
+      return Promise.all(
+        work.names.map(name =>
+          nodeAt({ ...work, path: [...work.path, name] }).then(recordOf, error => ({ failure: failureOf(error) })),
+        ),
+      );
+    case 'ranges':
+      return rangesFrom(work, work.from);
+    case 'read': {
+      const into = new Uint8Array(work.length);
+      await (await contentAt(work)).read(into, work.from);
+      return into;
+    }
+  }
+}
+
+function answered(
+  number: number,
+  use: (wait: { into: Uint8Array; resolve(): void; reject(error: Error): void }) => void,
+): void {
+  const wait = waiting.get(number);
+  waiting.delete(number);
+  if (wait !== undefined) use(wait);
+}
+
+function heard(message: ToChild): void {
+  if ('declare' in message) {
+    groups.set(message.declare, fresh(message.disks));
+  } else if ('forget' in message) groups.delete(message.forget);
+  else if ('work' in message) {
+    const { id, work } = message;
+    carryOut(work).then(
+      value => send({ id, value }),
+      error => send({ id, failure: failureOf(error) }),
+    );
+  } else if ('data' in message) {
+    answered(message.answers, ({ into, resolve }) => {
+      into.set(message.data);
+      resolve();
+    });
+  } else {
+    const { fault, message: text, where } = message.failure;
+    answered(message.answers, ({ reject }) => reject(new ImageError(fault, text, where)));
+  }
+}
+
+/** Serves this process' IPC channel; `opening` knows the file systems. */
+export function serveParser(opening: typeof openVolumes): void {
+  open = opening;
+  process.on('message', heard);
+  process.on('disconnect', () => process.exit(0));
+  send({ ready: true });
+}

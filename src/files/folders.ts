@@ -1,0 +1,90 @@
+/** Names in folders of a volume, found by how they are shown. */
+import type { VolumeDir, VolumeEntry, VolumeNode } from '../volumes/contracts.ts';
+import { shownName } from '../volumes/names.ts';
+
+/** The most recently used of so many. */
+export class Recent<T> {
+  readonly #kept = new Map<string, T>();
+  readonly #most: number;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get(key: string): T | undefined {
+    const found = this.#kept.get(key);
+    if (found === undefined) return undefined;
+    this.#kept.delete(key);
+    this.#kept.set(key, found);
+    return found;
+  }
+
+  set(key: string, value: T): void {
+    this.#kept.delete(key);
+    this.#kept.set(key, value);
+    if (this.#kept.size > this.#most) this.#kept.delete(this.#kept.keys().next().value!);
+  }
+
+  delete(key: string): void {
+    this.#kept.delete(key);
+  }
+}
+
+type Listing = ReadonlyMap<string, VolumeEntry>;
+
+/** Entries of folders that stay in memory, of all folders together. */
+const ENTRIES_KEPT = 200_000;
+
+/** Folders that were listed of late: whoever lists one asks for its names next. */
+class Listings {
+  readonly #kept = new Map<VolumeDir, Promise<Listing>>();
+  readonly #sizes = new Map<VolumeDir, number>();
+  #entries = 0;
+
+  get(dir: VolumeDir): Promise<Listing> {
+    const kept = this.#kept.get(dir);
+    if (kept !== undefined) {
+      this.#kept.delete(dir);
+      this.#kept.set(dir, kept);
+      return kept;
+    }
+    const reading = listed(dir);
+    this.#kept.set(dir, reading);
+    reading.then(
+      listing => this.#count(dir, listing.size + 1),
+      () => this.#kept.delete(dir),
+    );
+    return reading;
+  }
+
+  #count(dir: VolumeDir, entries: number): void {
+    if (!this.#kept.has(dir)) return;
+    this.#sizes.set(dir, entries);
+    this.#entries += entries;
+    for (const oldest of this.#kept.keys()) {
+      if (this.#entries <= ENTRIES_KEPT || oldest === dir) break;
+      this.#entries -= this.#sizes.get(oldest) ?? 0;
+      this.#sizes.delete(oldest);
+      this.#kept.delete(oldest);
+    }
+  }
+}
+
+async function listed(dir: VolumeDir): Promise<Listing> {
+  const found = new Map<string, VolumeEntry>();
+  for (const entry of await dir.list()) {
+    const name = shownName(entry.name);
+    if (!found.has(name)) found.set(name, entry);
+  }
+  return found;
+}
+
+const listings = new Listings();
+
+/** Every entry once, by the name it is shown under. */
+export const entriesOf = (dir: VolumeDir): Promise<Listing> => listings.get(dir);
+
+/** null: there is none of that name. */
+export async function childOf(dir: VolumeDir, shown: string): Promise<VolumeNode | null> {
+  return (await (await entriesOf(dir)).get(shown)?.node()) ?? null;
+}

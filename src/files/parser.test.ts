@@ -1,0 +1,66 @@
+/** Whatever a reader does, it is the error of that one file, and the rest is served. The faults are planted. */
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Disk } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import { Parser } from './parser.ts';
+import { openPointFiles, type PointDir, type PointFile } from './point-files.ts';
+
+const disk: Disk = {
+  id: 'disk0',
+  size: 512,
+  sectorSize: 512,
+  extent: (_at, limit) => ({ kind: 'data', length: limit }),
+  load: async () => {},
+  read: into => void into.fill(0),
+  async [Symbol.asyncDispose]() {},
+};
+const point = { disks: [{ name: 'disk0', size: 512, sectorSize: 512 as const }], openDisk: async () => disk };
+const program = path.resolve(import.meta.dirname, '../../test/kit/planted-child.ts');
+const limits = { memory: 2 ** 27, heap: 24, silence: 1500, total: 2500 };
+
+let parser: Parser;
+let root: PointDir;
+beforeAll(async () => {
+  parser = new Parser({ program, limits });
+  root = await (await openPointFiles(parser, point)).volumes[0]!.root();
+});
+afterAll(() => parser[Symbol.asyncDispose]());
+
+async function read(name: string): Promise<string> {
+  const file = (await root.child(name)) as PointFile;
+  const into = new Uint8Array(5);
+  await (await file.open()).read(into, 0);
+  return new TextDecoder().decode(into);
+}
+
+const failure = async (name: string): Promise<string> => {
+  try {
+    return `read: ${await read(name)}`;
+  } catch (error) {
+    return error instanceof ImageError ? `${error.fault}: ${error.message}` : String(error);
+  }
+};
+
+describe('a reader that', () => {
+  test.each([
+    ['throws', /^corrupt: planted/],
+    ['loops', /^corrupt: .*was stopped: it came to no end/],
+    ['never answers', /^corrupt: .*was stopped: it came to no end/],
+    ['takes buffers', /^corrupt: .*(allocat|too much memory)/],
+    ['fills the heap', /^corrupt: .*was stopped: /],
+    ['dies', /^corrupt: .*was stopped: it crashed/],
+    ['reads a file', /^corrupt: .*ERR_ACCESS_DENIED|^corrupt: Access to this API has been restricted/],
+    ['starts a program', /^corrupt: Access to this API has been restricted/],
+  ])('%s fails that file, and others are read before and after', async (fault, message) => {
+    expect(await read('sound')).toBe('sound');
+    expect(await failure(fault)).toMatch(message);
+    expect(await read('sound')).toBe('sound');
+  });
+
+  test('dies while others are read does not take them along', async () => {
+    const names = ['sound', 'dies', 'sound', 'loops', 'sound', 'dies', 'sound'];
+    const ends = await Promise.all(names.map(failure));
+    expect(ends.map(end => end.startsWith('read: sound'))).toEqual(names.map(name => name === 'sound'));
+  });
+});

@@ -1,0 +1,293 @@
+/**
+ * The program's side of the parser child: starts it when it is first needed, reads the disks for it, and holds it to its
+ * limits. When it dies, what it was asked is asked again, one at a time: what kills it then fails, and nothing else.
+ *
+ * Every request is a pending answer of the serving loop, which therefore turns while the child works.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import type { Disk } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
+import { limitMemory, tied } from './limits.ts';
+import type { DiskSpec, FailureRecord, FromChild, ToChild, Work } from './protocol.ts';
+
+const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
+const SOURCES = fileURLToPath(new URL('../..', import.meta.url));
+
+export interface ParserLimits {
+  /** Bytes beyond what Node itself takes, and how many MiB of them JavaScript's heap may be. */
+  readonly memory: number;
+  readonly heap: number;
+  /** How long in ms it may compute without asking for anything. */
+  readonly silence: number;
+  /** How long in ms one request may take, the reads of the disk not counted. */
+  readonly total: number;
+}
+
+const LIMITS: ParserLimits = { memory: 201_326_592, heap: 160, silence: 10_000, total: 120_000 };
+/** The longest stretch of a disk that a reader asks for at once. */
+const LONGEST_READ = 67_108_864;
+const CHECK_MS = 250;
+
+export interface DeclaredDisk {
+  readonly name: string;
+  /** Opened when it is first read. */
+  open(): Promise<Disk>;
+  readonly size: number;
+  readonly sectorSize: 512 | 4096;
+}
+
+export interface ParserSpec {
+  /** What the child runs; a test puts another one there. */
+  readonly program?: string;
+  readonly limits?: Partial<ParserLimits>;
+}
+
+interface Job {
+  readonly work: Work;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+  /** It was under way when a child died. */
+  suspect: boolean;
+  /** Ms that the child has had for it. */
+  spent: number;
+}
+
+interface Child {
+  readonly pid: number;
+  readonly channel: ChildProcess;
+  readonly declared: Set<number>;
+  readonly running: Map<number, Job>;
+  /** Reads of the disk that it waits for. */
+  owed: number;
+  heard: number;
+  /** Why it was ended. */
+  reason: string | null;
+}
+
+const failed = ({ fault, message, where }: FailureRecord): ImageError => new ImageError(fault, message, where);
+
+export class Parser implements AsyncDisposable {
+  readonly #program: string;
+  readonly #limits: ParserLimits;
+  readonly #groups = new Map<number, readonly DeclaredDisk[]>();
+  readonly #queue: Job[] = [];
+  #starting: Promise<void> | null = null;
+  #child: Child | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #lastGroup = 0;
+  #lastId = 0;
+  #closed = false;
+  restarts = 0;
+
+  constructor(spec: ParserSpec = {}) {
+    this.#program = spec.program ?? CHILD;
+    this.#limits = { ...LIMITS, ...spec.limits };
+  }
+
+  /** null while none runs. */
+  get pid(): number | null {
+    return this.#child?.pid ?? null;
+  }
+
+  /** A number for disks that belong together; nothing is read yet. */
+  declare(disks: readonly DeclaredDisk[]): number {
+    this.#groups.set(++this.#lastGroup, disks);
+    return this.#lastGroup;
+  }
+
+  forget(group: number): void {
+    this.#groups.delete(group);
+    if (this.#child?.declared.delete(group) === true) this.#send(this.#child, { forget: group });
+  }
+
+  ask(work: Work): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ work, resolve, reject, suspect: false, spent: 0 });
+      this.#go();
+    });
+  }
+
+  #go(): void {
+    if (this.#queue.length === 0) return;
+    if (this.#child === null) {
+      this.#starting ??= this.#start().then(
+        () => {
+          this.#starting = null;
+          this.#go();
+        },
+        error => {
+          this.#starting = null;
+          for (const { reject } of this.#queue.splice(0)) reject(error);
+        },
+      );
+      return;
+    }
+    const { running } = this.#child;
+    while (this.#queue.length > 0) {
+      const next = this.#queue[0]!;
+      const alone = next.suspect || [...running.values()].some(job => job.suspect);
+      if (alone && running.size > 0) return;
+      this.#queue.shift();
+      this.#give(this.#child, next);
+    }
+  }
+
+  #give(child: Child, job: Job): void {
+    const { group } = job.work;
+    const disks = this.#groups.get(group);
+    if (disks === undefined) {
+      job.reject(new ImageError('not-found', 'these disks are closed'));
+      return;
+    }
+    if (!child.declared.has(group)) {
+      const specs: DiskSpec[] = disks.map(({ name, size, sectorSize }) => ({ name, size, sectorSize }));
+      this.#send(child, { declare: group, disks: specs });
+      child.declared.add(group);
+    }
+    const id = ++this.#lastId;
+    if (child.running.size === 0) child.heard = performance.now();
+    child.running.set(id, job);
+    this.#send(child, { id, work: job.work });
+    this.#timer ??= setInterval(() => this.#check(), CHECK_MS);
+  }
+
+  async #start(): Promise<void> {
+    if (this.#closed) throw new ImageError('io', 'the file systems are closed');
+    const channel = fork(this.#program, {
+      cwd: '/',
+      env: { LC_ALL: 'C' },
+      serialization: 'advanced',
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+      ...tied([
+        '--disable-sigusr1',
+        '--permission',
+        `--allow-fs-read=${SOURCES}`,
+        `--max-old-space-size=${this.#limits.heap}`,
+        '--max-semi-space-size=8',
+      ]),
+    });
+    const child: Child = {
+      pid: channel.pid ?? 0,
+      channel,
+      declared: new Set(),
+      running: new Map(),
+      owed: 0,
+      heard: performance.now(),
+      reason: null,
+    };
+    await new Promise<void>((resolve, reject) => {
+      const lost = (cause: unknown): void =>
+        reject(new ImageError('io', 'the parser of file systems does not start', {}, { cause }));
+      channel.once('error', lost);
+      channel.once('exit', lost);
+      channel.once('message', () => {
+        channel.off('error', lost);
+        channel.off('exit', lost);
+        resolve();
+      });
+    });
+    await limitMemory(child.pid, this.#limits.memory);
+    channel.on('error', () => undefined);
+    channel.on('message', (message: FromChild) => this.#heard(child, message));
+    channel.once('exit', () => this.#ended(child));
+    if (channel.exitCode !== null || channel.signalCode !== null) {
+      throw new ImageError('io', 'the parser of file systems ended at once');
+    }
+    this.#child = child;
+    channel.unref();
+    channel.channel?.unref();
+  }
+
+  #send(child: Child, message: ToChild): void {
+    // One that has died meanwhile is noticed by its end.
+    if (child.channel.connected) child.channel.send(message, () => undefined);
+  }
+
+  #heard(child: Child, message: FromChild): void {
+    child.heard = performance.now();
+    if ('needs' in message) return void this.#read(child, message);
+    if ('ready' in message) return;
+    const job = child.running.get(message.id);
+    child.running.delete(message.id);
+    if (child.running.size === 0) this.#rest();
+    if (job !== undefined) {
+      if ('failure' in message) job.reject(failed(message.failure));
+      else job.resolve(message.value);
+    }
+    this.#go();
+  }
+
+  async #read(child: Child, needed: Extract<FromChild, { needs: number }>): Promise<void> {
+    const { needs, group, disk, at, length } = needed;
+    child.owed++;
+    try {
+      const its = this.#groups.get(group)?.[disk];
+      if (its === undefined) throw new ImageError('not-found', 'these disks are closed');
+      if (!(length <= LONGEST_READ)) throw new ImageError('corrupt', `${length} bytes of metadata in one piece`);
+      const data = new Uint8Array(length);
+      await (await its.open()).read(data, at);
+      this.#send(child, { answers: needs, data });
+    } catch (error) {
+      const failure: FailureRecord =
+        error instanceof ImageError
+          ? { fault: error.fault, message: error.message, where: error.where }
+          : { fault: 'io', message: error instanceof Error ? error.message : String(error), where: {} };
+      this.#send(child, { answers: needs, failure });
+    } finally {
+      child.owed--;
+      child.heard = performance.now();
+    }
+  }
+
+  /** Ends a child that computes without end; time in which it waits for the disk is not its own. */
+  #check(): void {
+    const child = this.#child;
+    if (child === null || child.running.size === 0) {
+      this.#rest();
+      return;
+    }
+    if (child.owed > 0) return;
+    for (const job of child.running.values()) job.spent += CHECK_MS;
+    const silent = performance.now() - child.heard > this.#limits.silence;
+    if (!silent && ![...child.running.values()].some(job => job.spent > this.#limits.total)) return;
+    child.reason = 'it came to no end';
+    child.channel.kill('SIGKILL');
+  }
+
+  #rest(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+  }
+
+  #ended(child: Child): void {
+    if (this.#child !== child) return;
+    this.#child = null;
+    this.#rest();
+    this.restarts++;
+    const lost = [...child.running.values()];
+    const guilty = lost.length === 1 ? lost[0]! : null;
+    if (guilty !== null) {
+      const why = child.reason ?? 'it crashed, or wanted too much memory';
+      guilty.reject(new ImageError('corrupt', `the reader of this file system was stopped: ${why}`));
+    } else {
+      for (const job of lost) job.suspect = true;
+      this.#queue.unshift(...lost);
+    }
+    if (this.#closed)
+      for (const { reject } of this.#queue.splice(0)) reject(new ImageError('io', 'the file systems are closed'));
+    else this.#go();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    await this.#starting?.catch(() => undefined);
+    const child = this.#child;
+    if (child === null) return;
+    await new Promise<void>(resolve => {
+      child.channel.ref();
+      child.channel.once('exit', () => resolve());
+      child.channel.kill('SIGKILL');
+    });
+  }
+}

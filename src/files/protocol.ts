@@ -1,0 +1,99 @@
+/**
+ * What the program and its parser child say to each other over Node's IPC channel (structured clone). Every request of
+ * a file names it by its path, so that a child that was started anew knows as much as the one before.
+ */
+import type { Bytes } from '../base/contracts.ts';
+import type { Fault, Where } from '../base/errors.ts';
+import type { EntryKind } from '../volumes/contracts.ts';
+
+export interface DiskSpec {
+  readonly name: string;
+  readonly size: Bytes;
+  readonly sectorSize: 512 | 4096;
+}
+
+/** A node inside a volume. Names are as they are shown (`shownName`); a `stream` is an alternate data stream of it. */
+export interface NodePath {
+  /** Number of the disks that belong together, as they were declared. */
+  readonly group: number;
+  readonly volume: string;
+  readonly path: readonly string[];
+  readonly stream: string | null;
+}
+
+export type Work =
+  | { readonly op: 'volumes'; readonly group: number }
+  | ({ readonly op: 'list' } & NodePath)
+  | ({ readonly op: 'node' } & NodePath)
+  /** Several names of one folder at once. */
+  | ({ readonly op: 'nodes'; readonly names: readonly string[] } & NodePath)
+  | ({ readonly op: 'ranges'; readonly from: Bytes } & NodePath)
+  | ({ readonly op: 'read'; readonly from: Bytes; readonly length: number } & NodePath);
+
+export interface VolumeRecord {
+  readonly name: string;
+  readonly type: string;
+}
+
+export interface VolumesRecord {
+  readonly volumes: readonly VolumeRecord[];
+  readonly notes: readonly string[];
+}
+
+export interface NodeRecord {
+  readonly kind: EntryKind;
+  readonly id: string;
+  readonly mtime: Date;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly links: number;
+  /** Zero for all but files. */
+  readonly size: Bytes;
+  readonly allocated: Bytes;
+  /** Of a link. */
+  readonly target: string;
+}
+
+export interface ListRecord {
+  /** As the file system has them. */
+  readonly names: readonly string[];
+  readonly kinds: readonly EntryKind[];
+}
+
+/** How a stretch of a file is stored; the numbers of `RangesRecord.table`. */
+export const STORED = { zero: -1, packed: -2 } as const;
+/** Numbers for each range: length, disk (or one of `STORED`), offset on that disk. */
+export const RANGE_WORDS = 3;
+
+/** Ranges of a file from `from` on, one after the other, as many as one answer holds. */
+export interface RangesRecord {
+  readonly size: Bytes;
+  readonly table: Float64Array;
+}
+
+export interface FailureRecord {
+  readonly fault: Fault;
+  readonly message: string;
+  readonly where: Where;
+}
+
+export type ToChild =
+  | { readonly declare: number; readonly disks: readonly DiskSpec[] }
+  | { readonly forget: number }
+  | { readonly id: number; readonly work: Work }
+  | { readonly answers: number; readonly data: Uint8Array }
+  | { readonly answers: number; readonly failure: FailureRecord };
+
+export type FromChild =
+  | { readonly ready: true }
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly failure: FailureRecord }
+  /** Bytes of a disk that it needs. */
+  | {
+      readonly needs: number;
+      readonly group: number;
+      readonly disk: number;
+      readonly at: Bytes;
+      readonly length: number;
+    };
