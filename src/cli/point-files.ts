@@ -6,7 +6,7 @@ import type { VolumeDir, VolumeNode } from '../volumes/contracts.ts';
 import { linkInside } from '../volumes/links.ts';
 import { shownName } from '../volumes/names.ts';
 import { MetadataCache } from '../volumes/source.ts';
-import { openVolumes } from '../volumes/volumes.ts';
+import { type NamedDisk, openVolumes } from '../volumes/volumes.ts';
 import { openRepo } from './open.ts';
 import { type KeyArgs, keyOptions, type SecretRing } from './secrets.ts';
 import type { Context } from './verb.ts';
@@ -120,13 +120,12 @@ export async function openPointFiles(
   const roots = new Map<string, { readonly root: VolumeDir; readonly drives: boolean }>();
   const notes: string[] = [];
   const cache = new MetadataCache(METADATA_BUDGET);
-  for (const [i, { name }] of point.disks.entries()) {
-    const found = await openVolumes(opening.use(await point.openDisk(i)), name, cache);
-    notes.push(...found.notes);
-    for (const { name: its, volume } of found.volumes) {
-      const shown = shownName(point.disks.length > 1 ? `${name}-${its}` : its);
-      roots.set(shown, { root: volume.root, drives: volume.type === 'ntfs' });
-    }
+  const disks: NamedDisk[] = [];
+  for (const [i, { name }] of point.disks.entries()) disks.push({ disk: opening.use(await point.openDisk(i)), name });
+  const found = await openVolumes({ disks, cache, keys });
+  notes.push(...found.notes, ...found.locked.map(({ name, reason }) => `${name} is locked: ${reason}`));
+  for (const { name, volume } of found.volumes) {
+    roots.set(shownName(name), { root: volume.root, drives: volume.type === 'ntfs' });
   }
   const opened = opening.move();
   return {

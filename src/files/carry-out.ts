@@ -56,14 +56,9 @@ function remoteDisk(group: number, index: number, { name, size, sectorSize }: Di
   };
 }
 
-interface GroupVolume extends FoundVolume {
-  /** Which disk its ranges count on. */
-  readonly disk: number;
-}
-
 interface Group {
   readonly disks: readonly DiskSpec[];
-  opened: Promise<{ readonly volumes: ReadonlyMap<string, GroupVolume>; readonly notes: readonly string[] }> | null;
+  opened: Promise<{ readonly volumes: ReadonlyMap<string, FoundVolume>; readonly notes: readonly string[] }> | null;
   readonly folders: Recent<VolumeDir>;
   readonly contents: Recent<Promise<FileContent>>;
 }
@@ -78,15 +73,10 @@ const fresh = (disks: readonly DiskSpec[]): Group => ({
 });
 
 async function openGroup(number: number, { disks }: Group): ReturnType<() => NonNullable<Group['opened']>> {
-  const volumes = new Map<string, GroupVolume>();
-  const notes: string[] = [];
-  for (const [disk, spec] of disks.entries()) {
-    const found = await open(remoteDisk(number, disk, spec), spec.name, metadata);
-    notes.push(...found.notes);
-    for (const volume of found.volumes) {
-      volumes.set(shownName(disks.length > 1 ? `${spec.name}-${volume.name}` : volume.name), { ...volume, disk });
-    }
-  }
+  const named = disks.map((spec, index) => ({ disk: remoteDisk(number, index, spec), name: spec.name }));
+  const found = await open({ disks: named, cache: metadata, keys: { secrets: async () => [] } });
+  const volumes = new Map(found.volumes.map(volume => [shownName(volume.name), volume] as const));
+  const notes = [...found.notes, ...found.locked.map(({ name, reason }) => `${name} is locked: ${reason}`)];
   return { volumes, notes };
 }
 
@@ -117,7 +107,7 @@ function openedOf(number: number): NonNullable<Group['opened']> {
   return group.opened;
 }
 
-async function volumeOf({ group, volume }: NodePath): Promise<GroupVolume> {
+async function volumeOf({ group, volume }: NodePath): Promise<FoundVolume> {
   const found = (await openedOf(group)).volumes.get(volume);
   if (found === undefined) throw new ImageError('not-found', 'there is no such volume', { file: volume });
   return found;
@@ -185,13 +175,15 @@ function contentAt(at: NodePath): Promise<FileContent> {
 
 async function rangesFrom(at: NodePath, from: Bytes): Promise<RangesRecord> {
   const content = await contentAt(at);
-  const { disk } = await volumeOf(at);
+  const volume = await volumeOf(at);
   const numbers: number[] = [];
   for (let here = from; here < content.size && numbers.length < RANGE_WORDS * MOST_RANGES; ) {
     const part = content.range(here, content.size - here);
-    if (part.kind === 'disk') numbers.push(part.length, disk, part.at);
-    else numbers.push(part.length, STORED[part.kind], 0);
-    here += part.length;
+    const place = part.kind === 'disk' ? volume.place(part.at, part.length) : null;
+    const length = place?.length ?? part.length;
+    if (place !== null) numbers.push(length, place.disk, place.at);
+    else numbers.push(length, part.kind === 'zero' ? STORED.zero : STORED.packed, 0);
+    here += length;
   }
   return { size: content.size, table: Float64Array.from(numbers) };
 }

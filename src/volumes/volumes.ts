@@ -1,63 +1,151 @@
-/** The volumes of a disk, each by the reader that knows it. */
-import type { Disk } from '../base/contracts.ts';
+/** The volumes of the disks of a point, each by the reader that knows it. */
+import type { Bytes, Disk, Keyring } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { btrfs } from './btrfs/index.ts';
 import type { Volume, VolumeReader } from './contracts.ts';
+import { encryptedIn } from './encrypted.ts';
 import { ext } from './ext/index.ts';
 import { exfat } from './fat/exfat.ts';
 import { fat } from './fat/fat.ts';
 import { ntfs } from './ntfs/index.ts';
-import { type Partition, partitionsOf } from './partitions.ts';
+import { partitionsOf } from './partitions.ts';
 import { openSafely } from './safe.ts';
-import { type MetadataCache, volumeSource } from './source.ts';
+import { type MetadataCache, type VolumeSource, volumeSource } from './source.ts';
+import type { Place, Stretch } from './stretch.ts';
 import { xfs } from './xfs/index.ts';
 
 const readers: readonly VolumeReader[] = [ntfs, exfat, ext, xfs, btrfs, fat];
 
-export interface FoundVolume {
-  readonly partition: Partition;
-  /** `p1-ntfs-System`: partition, type, label. */
+export interface NamedDisk {
+  readonly disk: Disk;
+  /** For messages and, where there are several disks, in front of the names of their volumes. */
   readonly name: string;
-  readonly volume: Volume;
 }
 
-export interface DiskVolumes {
+export interface FoundVolume {
+  /** Name of its folder: `p1-ntfs-System`, `disk1-p2-ext4`, `lvm-vg0-root`. No two are the same. */
+  readonly name: string;
+  readonly volume: Volume;
+  /** What the ranges of its files count on. Closing it is not needed. */
+  readonly disk: Disk;
+  /** Where a range of `disk` lies on the point's own disks, as it is; null: it does not. */
+  place(at: Bytes, limit: Bytes): Place | null;
+}
+
+export interface LockedVolume {
+  /** `p3-luks2` */
+  readonly name: string;
+  /** `luks1`, `luks2` */
+  readonly type: string;
+  /** No key, or none that fits. */
+  readonly reason: string;
+}
+
+export interface PointVolumes {
   readonly volumes: readonly FoundVolume[];
+  readonly locked: readonly LockedVolume[];
   /** One line each: volumes that are known but cannot be read, and what is odd about the others. */
   readonly notes: readonly string[];
 }
 
+export interface VolumesSpec {
+  /** All of the point: volumes can lie on several. */
+  readonly disks: readonly NamedDisk[];
+  readonly cache: MetadataCache;
+  readonly keys: Keyring;
+  /** Stretches (`disk0 p1`) that are left out; each becomes a note. */
+  readonly skip?: ReadonlySet<string>;
+  /** Called with its name before a stretch is looked into. */
+  opening?(its: string): void;
+}
+
+interface Found {
+  readonly volumes: FoundVolume[];
+  readonly locked: LockedVolume[];
+  readonly notes: string[];
+}
+
 /** The label, or what GPT calls the partition: `p2-ext4-root`. */
-function volumeName({ number, name }: Partition, volume: Volume): string {
-  const label = (volume.label || name).replaceAll(/\s+/g, ' ').trim().slice(0, 64);
-  return [`p${number}`, volume.type, ...(label === '' ? [] : [label])].join('-');
+function folderName({ folder, described, label }: Stretch, volume: Volume): string {
+  if (!described) return folder;
+  const its = (volume.label || label).replaceAll(/\s+/g, ' ').trim().slice(0, 64);
+  return [folder, volume.type, ...(its === '' ? [] : [its])].join('-');
+}
+
+function unique({ volumes, locked }: Found, wanted: string): string {
+  let name = wanted;
+  const taken = (): boolean => [...volumes, ...locked].some(other => other.name === name);
+  for (let n = 2; taken(); n++) name = `${wanted}-${n}`;
+  return name;
+}
+
+async function stretchesOf({ disks }: VolumesSpec, notes: string[]): Promise<Stretch[]> {
+  const found: Stretch[] = [];
+  const failed: unknown[] = [];
+  for (const [index, { disk, name }] of disks.entries()) {
+    try {
+      const { partitions, warnings } = await partitionsOf(disk);
+      notes.push(...warnings.map(warning => `${name}: ${warning}`));
+      const before = disks.length > 1 ? `${name}-` : '';
+      const place = (at: Bytes, length: Bytes): Place => ({ disk: index, at, length });
+      for (const { number, at: start, length: size, name: label } of partitions) {
+        const its = `${name} p${number}`;
+        found.push({ its, folder: `${before}p${number}`, described: true, label, disk, start, size, place });
+      }
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      failed.push(error);
+      notes.push(`${name} cannot be read: ${error.message}`);
+    }
+  }
+  if (failed.length > 0 && failed.length === disks.length) throw failed[0];
+  return found;
 }
 
 /**
- * Opens every volume of a disk. `name` is the disk's, for messages. One that cannot be read becomes a note; an error of
- * reading the disk itself is thrown.
+ * Opens every volume of a point's disks. One that cannot be read becomes a note; an error is thrown when no disk can
+ * be read at all.
  */
-export async function openVolumes(disk: Disk, name: string, cache: MetadataCache): Promise<DiskVolumes> {
-  const table = await partitionsOf(disk);
-  const volumes: FoundVolume[] = [];
-  const notes: string[] = table.warnings.map(warning => `${name}: ${warning}`);
-  for (const partition of table.partitions) {
-    const its = `${name} p${partition.number}`;
-    const source = volumeSource({ name: its, disk, start: partition.at, size: partition.length, cache });
-    try {
-      const volume = await firstOf(source);
-      if (volume === null) continue;
-      volumes.push({ partition, name: volumeName(partition, volume), volume });
-      notes.push(...volume.warnings.map(warning => `${its}: ${warning}`));
-    } catch (error) {
-      if (!(error instanceof ImageError)) throw error;
-      notes.push(`${its} cannot be read: ${error.message}`);
-    }
-  }
-  return { volumes, notes };
+export async function openVolumes(spec: VolumesSpec): Promise<PointVolumes> {
+  const found: Found = { volumes: [], locked: [], notes: [] };
+  for (const stretch of await stretchesOf(spec, found.notes)) await lookInto(spec, stretch, found);
+  return found;
 }
 
-async function firstOf(source: ReturnType<typeof volumeSource>): Promise<Volume | null> {
+async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found): Promise<void> {
+  const { its, folder, disk, start, size } = stretch;
+  if (spec.skip?.has(its) === true) {
+    found.notes.push(`${its} is left out`);
+    return;
+  }
+  spec.opening?.(its);
+  const source = volumeSource({ name: its, disk, start, size, cache: spec.cache });
+  try {
+    const early = await encryptedIn(stretch, 'first');
+    const volume = early === null ? await firstOf(source) : null;
+    if (volume !== null) {
+      const name = unique(found, folderName(stretch, volume));
+      found.volumes.push({ name, volume, disk, place: stretch.place });
+      found.notes.push(...volume.warnings.map(warning => `${its}: ${warning}`));
+      return;
+    }
+    const encrypted = early ?? (await encryptedIn(stretch, 'last'));
+    if (encrypted === null) return;
+    found.notes.push(...encrypted.warnings.map(warning => `${its}: ${warning}`));
+    const plain = await encrypted.unlock(spec.keys).catch(error => {
+      if (!(error instanceof ImageError) || (error.fault !== 'locked' && error.fault !== 'wrong-key')) throw error;
+      const { type } = encrypted;
+      found.locked.push({ name: unique(found, `${folder}-${type}`), type, reason: error.message });
+      return null;
+    });
+    if (plain !== null) await lookInto(spec, plain, found);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    found.notes.push(`${its} cannot be read: ${error.message}`);
+  }
+}
+
+async function firstOf(source: VolumeSource): Promise<Volume | null> {
   for (const reader of readers) {
     const volume = await openSafely(reader, source);
     if (volume !== null) return volume;

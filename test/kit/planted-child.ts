@@ -1,7 +1,6 @@
 /** A parser child whose readers do what a hostile volume could make one do. */
 import { serveParser } from '../../src/files/carry-out.ts';
 import type { VolumeDir, VolumeNode } from '../../src/volumes/contracts.ts';
-import type { Partition } from '../../src/volumes/partitions.ts';
 
 const attributes = { mtime: new Date(0), mode: 0o644, uid: 0, gid: 0, links: 1 };
 
@@ -49,9 +48,15 @@ const root: VolumeDir = {
   list: async () => Object.keys(FAULTS).map(name => ({ name, kind: 'file' as const, node: async () => fileOf(name) })),
 };
 
-const partition: Partition = { number: 1, at: 0, length: 512, name: '' };
-
-serveParser(async () => ({
+serveParser(async ({ disks }) => ({
   notes: [],
-  volumes: [{ partition, name: 'p1-planted', volume: { type: 'planted', label: '', warnings: [], root } }],
+  locked: [],
+  volumes: [
+    {
+      name: 'p1-planted',
+      volume: { type: 'planted', label: '', warnings: [], root },
+      disk: disks[0]!.disk,
+      place: () => null,
+    },
+  ],
 }));

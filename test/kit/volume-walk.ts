@@ -6,7 +6,7 @@ import { openFile } from '../../src/base/io.ts';
 import type { VolumeDir, VolumeFile, VolumeNode } from '../../src/volumes/contracts.ts';
 import { shownName } from '../../src/volumes/names.ts';
 import { MetadataCache } from '../../src/volumes/source.ts';
-import { type DiskVolumes, openVolumes } from '../../src/volumes/volumes.ts';
+import { openVolumes, type PointVolumes } from '../../src/volumes/volumes.ts';
 
 /** A raw image file as a disk. */
 export async function imageDisk(file: string, sectorSize: 512 | 4096 = 512): Promise<Disk> {
@@ -22,7 +22,17 @@ export async function imageDisk(file: string, sectorSize: 512 | 4096 = 512): Pro
   };
 }
 
-export const volumesOf = (disk: Disk): Promise<DiskVolumes> => openVolumes(disk, 'disk0', new MetadataCache(2 ** 23));
+const CACHE = 2 ** 23;
+
+/** The volumes of disks that are named disk0, disk1, …, unlocked by these secrets. */
+export const volumesOn = (disks: readonly Disk[], ...secrets: readonly string[]): Promise<PointVolumes> =>
+  openVolumes({
+    disks: disks.map((disk, i) => ({ disk, name: `disk${i}` })),
+    cache: new MetadataCache(CACHE),
+    keys: { secrets: async () => secrets.map(secret => Buffer.from(secret)) },
+  });
+
+export const volumesOf = (disk: Disk): Promise<PointVolumes> => volumesOn([disk]);
 
 /** SHA-256 of a file, read in parts of an odd length. */
 export async function digestOf(file: VolumeFile, part = 300_007): Promise<string> {
