@@ -3,7 +3,6 @@ import { isPowerOfTwo } from '../base/range.ts';
 import { timeName } from '../chain/names.ts';
 import { backup } from '../jobs/backup.ts';
 import { firstDifference } from '../jobs/sparse.ts';
-import { adapters } from '../registry.ts';
 import { localWritableStore } from '../stores/local.ts';
 import { createLayer, type Plan, planBackup } from './backup-plan.ts';
 import { openRepo } from './open.ts';
@@ -144,7 +143,7 @@ export const command: Verb = {
       throw new ImageError('usage', 'a compression level is a whole number from 0 to 19', { field: '--compression' });
     }
     using keys = keyring(args, { ask: true });
-    await using source = await openSource(args.source, args.sourceFormat ?? null, adapters, keys);
+    await using source = await openSource(args.source, args.sourceFormat ?? null, await context.adapters(), keys);
     for (const warning of source.warnings) context.note(`bootmount: warning: ${display(warning)}`);
     await using plan = await planBackup({ args, blockSize, time, source, keys, context });
     const result = await copy(args, plan, source, context);

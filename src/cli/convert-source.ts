@@ -4,7 +4,6 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Adapter, Disk, Image, Keyring, Store } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { adapters } from '../registry.ts';
 import { openSource } from './source.ts';
 
 export interface ConvertSource extends AsyncDisposable {
@@ -30,7 +29,7 @@ interface Watch {
 }
 
 /** The adapters, remembering what they open. Stores of a single file: names are relative to its folder. */
-function watched(): Watch {
+function watched(adapters: readonly Adapter[]): Watch {
   const files = new Set<string>();
   const images: Image[] = [];
   const remembering = (store: Store): Store => ({
@@ -71,8 +70,13 @@ const bundleIn = (source: string): string => {
 };
 
 /** 'usage' for more than one disk: a file holds one. */
-export async function openConvertSource(source: string, format: string | null, keys: Keyring): Promise<ConvertSource> {
-  const watch = watched();
+export async function openConvertSource(
+  source: string,
+  format: string | null,
+  adapters: readonly Adapter[],
+  keys: Keyring,
+): Promise<ConvertSource> {
+  const watch = watched(adapters);
   await using opening = new AsyncDisposableStack();
   const opened = opening.use(await openSource(bundleIn(source), format, watch.adapters, keys));
   const first = watch.images[0];

@@ -96,7 +96,7 @@ export const command: Verb = {
     const begin = performance.now();
     const format = formatFor(args);
     using keys = keyring(args, { ask: true });
-    await using source = await openConvertSource(args.in, args.sourceFormat ?? null, keys);
+    await using source = await openConvertSource(args.in, args.sourceFormat ?? null, await context.adapters(), keys);
     const target = restoreTarget(args.out, args.force);
     refuseOwnFiles(target, source);
     for (const warning of source.warnings) context.note(`bootmount: warning: ${display(warning)}`);

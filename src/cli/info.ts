@@ -1,9 +1,8 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import type { Image, ParentRef } from '../base/contracts.ts';
+import type { Adapter, Image, Keyring, ParentRef } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { type Identified, identify, ownerOf } from '../chain/scan.ts';
-import { adapters } from '../registry.ts';
 import { openStore } from '../stores/open.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { display, formatSize, table } from './text.ts';
@@ -38,12 +37,12 @@ function describe(file: string, image: Image): Row {
 }
 
 /** A file that belongs to an image of several files, which another one of them opens. */
-function partOf(file: string): string | null {
+function partOf(file: string, adapters: readonly Adapter[]): string | null {
   const has = (name: string): boolean => fs.existsSync(path.join(path.dirname(file), name));
   return ownerOf(adapters, path.basename(file), has)?.name ?? null;
 }
 
-async function look(file: string, keys: ReturnType<typeof keyring>): Promise<Row> {
+async function look(file: string, adapters: readonly Adapter[], keys: Keyring): Promise<Row> {
   await using store = await openStore(file);
   const name = path.basename(file);
   let found: Identified | null;
@@ -54,7 +53,7 @@ async function look(file: string, keys: ReturnType<typeof keyring>): Promise<Row
     throw new ImageError(error.fault, error.message, { ...error.where, file }, { cause: error });
   }
   if (found === null) {
-    const owner = partOf(file);
+    const owner = partOf(file, adapters);
     if (owner !== null) return { path: file, adapter: owner, role: 'part', disks: [] };
     return { path: file, adapter: null, role: null, disks: [], reason: 'not of a known format' };
   }
@@ -80,11 +79,12 @@ export const command: Verb = {
   build: yargs => keyOptions(yargs.positional('path', { type: 'string', array: true, describe: 'files to look at' })),
   async run(args: InfoArgs, context) {
     using keys = keyring(args, { ask: false });
+    const adapters = await context.adapters();
     const rows: Row[] = [];
     let firstError: unknown = null;
     for (const file of args.path) {
       try {
-        rows.push(await look(file, keys));
+        rows.push(await look(file, adapters, keys));
       } catch (error) {
         if (args.path.length === 1) throw error;
         firstError ??= error;

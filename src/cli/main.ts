@@ -163,6 +163,16 @@ function interrupts(): Interrupts {
   return { signal: controller.signal, exitCode: () => code, [Symbol.dispose]: stop };
 }
 
+/** Loaded when they are first needed, and once. */
+function adaptersOf(files: readonly string[]): Context['adapters'] {
+  let loaded: ReturnType<Context['adapters']> | null = null;
+  const load = async (): ReturnType<Context['adapters']> => (await import('../server/adapters.ts')).loadAdapters(files);
+  return () => {
+    loaded ??= load();
+    return loaded;
+  };
+}
+
 /** `mount -t fuse.bootmount REPO MNT` and fstab call the program without a verb: `bootmount REPO MNT -o OPTIONS`. */
 function calledByMount(args: readonly string[]): boolean {
   const [repo, mountpoint, flag] = args;
@@ -202,6 +212,7 @@ export async function main(given: readonly string[]): Promise<void> {
         exitCode: code => {
           process.exitCode = code;
         },
+        adapters: adaptersOf((parsed.adapter as readonly string[] | undefined) ?? []),
         json,
         verbose,
         signal: stops.signal,

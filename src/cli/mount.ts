@@ -32,7 +32,6 @@ type MountArgs = KeyArgs & {
   readonly state?: string;
   readonly allowOther: boolean;
   readonly cache: string;
-  readonly adapter?: readonly string[];
   readonly clone?: readonly string[];
   readonly o?: readonly string[];
   readonly transport: 'fuse' | 'fuse-native';
@@ -212,7 +211,6 @@ export const command: Verb = {
       .option('state', { type: 'string', nargs: 1, describe: 'folder for the overlays of clones' })
       .option('allow-other', { type: 'boolean', default: false, describe: 'let other users in' })
       .option('cache', { type: 'string', nargs: 1, default: '64M', describe: 'memory for decoded blocks' })
-      .option('adapter', { type: 'string', array: true, nargs: 1, describe: 'module with an adapter of your own' })
       .option('clone', { type: 'string', array: true, nargs: 1, describe: 'POINT:NAME[:FORMAT], a writable clone' })
       .option('o', { type: 'string', array: true, nargs: 1, describe: 'options of mount(8) and fstab' })
       .option('transport', {

@@ -2,7 +2,6 @@
 import type { Keyring, Store } from '../base/contracts.ts';
 import type { Repository } from '../chain/point.ts';
 import { openRepository } from '../chain/repository.ts';
-import { adapters } from '../registry.ts';
 import { openStore } from '../stores/open.ts';
 import { display } from './text.ts';
 import type { Context } from './verb.ts';
@@ -16,7 +15,7 @@ export interface Opened extends AsyncDisposable {
 export async function openRepo(repo: string, keys: Keyring, context: Context): Promise<Opened> {
   await using opening = new AsyncDisposableStack();
   const store = opening.use(await openStore(repo));
-  const repository = opening.use(await openRepository(store, adapters, keys));
+  const repository = opening.use(await openRepository(store, await context.adapters(), keys));
   for (const warning of repository.warnings) context.note(`bootmount: warning: ${display(warning)}`);
   const opened = opening.move();
   return { store, repository, [Symbol.asyncDispose]: () => opened.disposeAsync() };

@@ -17,8 +17,10 @@ export type KeyArgs = {
   readonly keyFile?: readonly string[] | undefined;
   readonly keyFd?: number | undefined;
   readonly keyCommand?: string | undefined;
+  readonly adapter?: readonly string[] | undefined;
 };
 
+/** The flags of every verb that reads backups: where keys come from, and adapters from outside. */
 export const keyOptions = (yargs: Argv): Argv =>
   yargs
     .option('key-file', {
@@ -28,7 +30,8 @@ export const keyOptions = (yargs: Argv): Argv =>
       describe: 'file that holds a key or pass-phrase (mode 600; may be repeated)',
     })
     .option('key-fd', { type: 'number', nargs: 1, describe: 'read the key from this open descriptor' })
-    .option('key-command', { type: 'string', nargs: 1, describe: 'read the key from the output of this command' });
+    .option('key-command', { type: 'string', nargs: 1, describe: 'read the key from the output of this command' })
+    .option('adapter', { type: 'string', array: true, nargs: 1, describe: 'module with an adapter of your own' });
 
 /** Secrets that are read once, when first needed, and wiped when the keyring is disposed of. */
 export interface SecretRing extends Keyring, Disposable {}

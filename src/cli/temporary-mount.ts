@@ -84,6 +84,7 @@ export const keyFlags = (keys: KeyArgs): readonly string[] => [
   ...(keys.keyFile ?? []).flatMap(file => ['--key-file', file]),
   ...(keys.keyFd === undefined ? [] : ['--key-fd', `${keys.keyFd}`]),
   ...(keys.keyCommand === undefined ? [] : ['--key-command', keys.keyCommand]),
+  ...(keys.adapter ?? []).flatMap(file => ['--adapter', file]),
 ];
 
 /** Unmounts, waiting a while for a reader that is about to close, and removes the folder; never a folder that is mounted. */

@@ -1,6 +1,6 @@
 /** What a verb of the command line is, and what it gets to work with. */
 import type { Argv } from 'yargs';
-import type { Bytes } from '../base/contracts.ts';
+import type { Adapter, Bytes } from '../base/contracts.ts';
 
 export type Args = Readonly<Record<string, unknown>>;
 
@@ -19,6 +19,8 @@ export interface Context {
   note(text: string): void;
   /** The exit code, for a verb whose output is complete but not good news (`verify` with findings: 5). */
   exitCode(code: number): void;
+  /** The formats that can be read: those that are built in, and before them those of `--adapter`. */
+  adapters(): Promise<readonly Adapter[]>;
   readonly json: boolean;
   readonly verbose: boolean;
   /** Aborted by SIGINT, SIGTERM and SIGHUP. A second signal ends the program at once. */

@@ -3,7 +3,6 @@ import { findPoint, findSet } from '../chain/find.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
 import { filesOf } from '../chain/scan.ts';
 import { type VerifyResult, verify } from '../jobs/verify.ts';
-import { adapters } from '../registry.ts';
 import { openRepo } from './open.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { display, formatDuration, formatSize } from './text.ts';
@@ -23,7 +22,7 @@ function wantedPoint(repository: Repository, spec: string): RestorePoint {
 }
 
 /** Each file by the format that it was identified as. */
-function adaptersByFile(repository: Repository): (file: string) => Adapter {
+function adaptersByFile(repository: Repository, adapters: readonly Adapter[]): (file: string) => Adapter {
   const names = new Map(repository.sets.flatMap(set => set.points).map(point => [point.file, point.adapter]));
   return file => adapters.find(adapter => adapter.name === names.get(file))!;
 }
@@ -82,9 +81,9 @@ export const command: Verb = {
     await using opened = await openRepo(args.repo, keys, context);
     const { repository, store } = opened;
     const only = args.point === undefined ? null : wantedPoint(repository, args.point);
-    const sizes = await fileSizes(filesOf(store, adapters));
+    const sizes = await fileSizes(filesOf(store, await context.adapters()));
     const level = (args.level ?? 3) as 1 | 2 | 3;
-    const adapterOf = adaptersByFile(repository);
+    const adapterOf = adaptersByFile(repository, await context.adapters());
     let bar: Bar = context.progress('', 0);
     let barTotal = -1;
     try {

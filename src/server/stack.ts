@@ -1,17 +1,17 @@
 /** Everything behind a mount, from the repository to the tree; whichever transport serves it. */
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
-import type { Adapter, DirNode, Keyring } from '../base/contracts.ts';
+import type { DirNode, Keyring } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { UnitCache } from '../chain/cache.ts';
 import { findPoint } from '../chain/find.ts';
 import type { Repository } from '../chain/point.ts';
 import { openRepository } from '../chain/repository.ts';
-import { adapters as builtIn, diskFormats } from '../registry.ts';
+import { diskFormats } from '../registry.ts';
 import { openStore } from '../stores/open.ts';
 import { backupsFolder } from '../tree/backups.ts';
 import { type CloneRecord, Clones } from '../tree/clones.ts';
 import { folder } from '../tree/nodes.ts';
+import { loadAdapters } from './adapters.ts';
 import type { CloneRequest, Prepared, ServeConfig, WorkerStatus } from './protocol.ts';
 
 export interface Stack extends AsyncDisposable {
@@ -20,21 +20,6 @@ export interface Stack extends AsyncDisposable {
   readonly summary: Prepared;
   makeClone(request: CloneRequest): Promise<CloneRecord>;
   status(): Omit<WorkerStatus, 'survives'>;
-}
-
-/** Adapters from outside come first: who brings one means it. */
-async function loadAdapters(files: readonly string[]): Promise<readonly Adapter[]> {
-  const outside: Adapter[] = [];
-  for (const file of files) {
-    const module = (await import(pathToFileURL(path.resolve(file)).href)) as { default?: Adapter; adapter?: Adapter };
-    const adapter = module.adapter ?? module.default;
-    if (typeof adapter?.probe !== 'function' || typeof adapter.open !== 'function') {
-      const message = 'exports no adapter: `adapter`, or the default export, needs probe and open';
-      throw new ImageError('unsupported', message, { file });
-    }
-    outside.push(adapter);
-  }
-  return [...outside, ...builtIn];
 }
 
 /** What a user who mounts would want to be told, or refused for. */
