@@ -1,8 +1,7 @@
 import { once } from 'node:events';
 import { ImageError } from '../base/errors.ts';
-import type { FileContent } from '../volumes/contracts.ts';
-import { openPointFiles, PATH_HELP, type PointArgs, pointOptions } from './point-files.ts';
-import { keyring } from './secrets.ts';
+import type { FileContent } from '../files/content.ts';
+import { openPointReader, PATH_HELP, type PointArgs, pointOptions } from './point-files.ts';
 import type { Verb } from './verb.ts';
 
 const PART = 1_048_576;
@@ -24,10 +23,9 @@ export const command: Verb = {
   example: 'bootmount cat web01@latest:/p2-ext4-root/etc/fstab --repo /srv/backups',
   build: yargs => pointOptions(yargs.positional('path', { type: 'string', array: true, describe: PATH_HELP })),
   async run(args: PointArgs & { readonly path: readonly string[] }, context) {
-    using keys = keyring(args, { ask: true });
+    await using reader = await openPointReader(args, context);
     for (const path of args.path) {
-      await using files = await openPointFiles(path, args, keys, context);
-      const { node } = await files.find(true);
+      const { node } = await reader.find(path, true);
       if (node.kind !== 'file') throw new ImageError('usage', 'is no file', { file: path });
       await print(await node.open(), context.signal);
     }

@@ -6,13 +6,10 @@
 import fs from 'node:fs';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { writeFullNow } from '../base/io.ts';
-import { contentSeek } from '../volumes/content.ts';
-import type { VolumeDir, VolumeFile, VolumeNode } from '../volumes/contracts.ts';
-import { shownName } from '../volumes/names.ts';
+import { BATCH, type PointDir, type PointLink, type PointNode } from '../files/point-files.ts';
+import { copyFile, inside } from './copy-file.ts';
 
-const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW, O_WRONLY, O_CREAT, O_EXCL } = fs.constants;
-const PART = 1_048_576;
+const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW } = fs.constants;
 
 export interface Copied {
   files: number;
@@ -24,13 +21,13 @@ export interface Copied {
 
 export interface CopySpec {
   readonly signal: AbortSignal;
+  /** Of the restore point. */
+  readonly identity: string;
+  readonly owners: boolean;
   /** Something that could not be copied; everything else still is. */
   failed(path: string, error: ImageError): void;
   progress(bytes: Bytes): void;
 }
-
-/** A name in a folder that is held open, whatever its path has become. */
-const inside = (folder: number, name: string): string => `/proc/self/fd/${folder}/${name}`;
 
 const refused = (cause: unknown, path: string): ImageError => {
   if (cause instanceof ImageError) return cause;
@@ -48,53 +45,15 @@ const refused = (cause: unknown, path: string): ImageError => {
   );
 };
 
-/** The same size and time: an earlier run copied it. */
-function isThere(file: string, node: VolumeFile): boolean {
-  const stat = fs.lstatSync(file, { throwIfNoEntry: false });
-  return stat?.isFile() === true && stat.size === node.size && Math.abs(stat.mtimeMs - node.mtime.getTime()) < 1000;
+interface Target {
+  /** The folder that it goes into, held open. */
+  readonly folder: number;
+  readonly name: string;
+  /** For messages. */
+  readonly path: string;
 }
 
-async function copyFile(node: VolumeFile, folder: number, name: string, spec: CopySpec, done: Copied): Promise<void> {
-  const file = inside(folder, name);
-  if (isThere(file, node)) {
-    done.kept++;
-    return;
-  }
-  const content = await node.open();
-  const fd = fs.openSync(file, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
-  try {
-    const part = new Uint8Array(PART);
-    for (let at = contentSeek(content, 0, 'data'); at !== null && at < content.size; ) {
-      spec.signal.throwIfAborted();
-      const hole = contentSeek(content, at, 'hole') ?? content.size;
-      const target = part.subarray(0, Math.min(PART, hole - at));
-      await content.read(target, at);
-      writeFullNow(fd, target, at, name);
-      done.bytes += target.length;
-      spec.progress(done.bytes);
-      at = at + target.length === hole ? contentSeek(content, hole, 'data') : at + target.length;
-    }
-    fs.ftruncateSync(fd, content.size);
-    fs.fchmodSync(fd, node.mode & 0o777);
-    fs.futimesSync(fd, node.mtime, node.mtime);
-    done.files++;
-  } catch (error) {
-    // A file of which a part is missing must not look like one that was copied.
-    fs.rmSync(file, { force: true });
-    throw error;
-  } finally {
-    fs.closeSync(fd);
-  }
-}
-
-async function copyFolder(
-  dir: VolumeDir,
-  folder: number,
-  name: string,
-  path: string,
-  spec: CopySpec,
-  done: Copied,
-): Promise<void> {
+async function copyFolder(dir: PointDir, { folder, name, path }: Target, spec: CopySpec, done: Copied): Promise<void> {
   try {
     fs.mkdirSync(inside(folder, name), 0o700);
   } catch (error) {
@@ -102,10 +61,14 @@ async function copyFolder(
   }
   const its = fs.openSync(inside(folder, name), O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   try {
-    for (const entry of await dir.list()) {
-      const shown = shownName(entry.name);
-      await copyNode(() => entry.node(), its, shown, `${path}/${shown}`, spec, done);
+    const names = (await dir.list()).map(entry => entry.name);
+    for (let from = 0; from < names.length; from += BATCH) {
+      const batch = names.slice(from, from + BATCH);
+      for (const [i, node] of (await dir.children(batch)).entries()) {
+        await copyNode(node, { folder: its, name: batch[i]!, path: `${path}/${batch[i]}` }, spec, done);
+      }
     }
+    if (spec.owners) fs.fchownSync(its, dir.uid, dir.gid);
     fs.fchmodSync(its, dir.mode & 0o777);
     fs.futimesSync(its, dir.mtime, dir.mtime);
   } finally {
@@ -113,49 +76,60 @@ async function copyFolder(
   }
 }
 
-async function copyOne(
-  node: VolumeNode,
-  folder: number,
-  name: string,
-  path: string,
-  spec: CopySpec,
-  done: Copied,
-): Promise<void> {
+/** As it is stored: nothing here follows it. */
+function copyLink(node: PointLink, { folder, name }: Target, spec: CopySpec, done: Copied): void {
+  const link = inside(folder, name);
+  const there = fs.lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+  if (there && fs.readlinkSync(link) === node.target) {
+    done.kept++;
+    return;
+  }
+  fs.symlinkSync(node.target, link);
+  if (spec.owners) fs.lchownSync(link, node.uid, node.gid);
+  fs.lutimesSync(link, node.mtime, node.mtime);
+  done.files++;
+}
+
+async function copyOne(node: PointNode, target: Target, spec: CopySpec, done: Copied): Promise<void> {
   switch (node.kind) {
-    case 'file':
-      return copyFile(node, folder, name, spec, done);
-    case 'dir':
-      return copyFolder(node, folder, name, path, spec, done);
-    case 'link': {
-      const target = await node.target();
-      const there = fs.lstatSync(inside(folder, name), { throwIfNoEntry: false })?.isSymbolicLink() === true;
-      if (there && fs.readlinkSync(inside(folder, name)) === target) done.kept++;
-      else {
-        fs.symlinkSync(target, inside(folder, name));
-        done.files++;
-      }
+    case 'file': {
+      const end = await copyFile(node, target.folder, target.name, {
+        signal: spec.signal,
+        identity: `${spec.identity} ${target.path}`,
+        owners: spec.owners,
+        progress(bytes) {
+          done.bytes += bytes;
+          spec.progress(done.bytes);
+        },
+      });
+      if (end === 'kept') done.kept++;
+      else done.files++;
       return;
     }
+    case 'dir':
+      return copyFolder(node, target, spec, done);
+    case 'link':
+      return copyLink(node, target, spec, done);
     case 'other':
       done.skipped++;
   }
 }
 
-/** Copies what `open` gives into the open folder. What fails is told, and the rest goes on. */
+/** Copies a node, or tells the error that stands for it. What fails is told, and the rest goes on; a full disk ends it. */
 export async function copyNode(
-  open: () => Promise<VolumeNode>,
-  folder: number,
-  name: string,
-  path: string,
+  node: PointNode | ImageError,
+  target: Target,
   spec: CopySpec,
   done: Copied,
 ): Promise<void> {
   try {
-    await copyOne(await open(), folder, name, path, spec, done);
+    if (node instanceof ImageError) throw node;
+    await copyOne(node, target, spec, done);
   } catch (error) {
     spec.signal.throwIfAborted();
-    const failure = refused(error, path);
-    if (failure.fault === 'no-space') throw failure;
-    spec.failed(path, failure);
+    const failure = refused(error, target.path);
+    if (failure.fault === 'no-space')
+      throw new ImageError('no-space', 'no space left', { file: target.path }, { cause: error });
+    spec.failed(target.path, failure);
   }
 }

@@ -1,59 +1,101 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { ImageError } from '../base/errors.ts';
+import type { PointNode } from '../files/point-files.ts';
+import { walkBelow } from '../files/walk.ts';
 import { type Copied, copyNode } from './copy-out.ts';
-import { openPointFiles, PATH_HELP, type PointArgs, pointOptions } from './point-files.ts';
-import { keyring } from './secrets.ts';
+import { openPointReader, PATH_HELP, type PointArgs, pointOptions } from './point-files.ts';
 import { display, formatSize } from './text.ts';
-import type { Verb } from './verb.ts';
+import type { Context, Verb } from './verb.ts';
 
-type CpArgs = PointArgs & { readonly path: string; readonly target: string; readonly recursive: boolean };
+type CpArgs = PointArgs & {
+  readonly path: string;
+  readonly target: string;
+  readonly recursive: boolean;
+  readonly owners: boolean;
+};
 
 /** Into an existing folder under the name it has, else under the name that was given. */
 function targetOf(target: string, name: string): { readonly folder: string; readonly name: string } {
   const stat = fs.statSync(target, { throwIfNoEntry: false });
   if (stat?.isDirectory() === true && name !== '') return { folder: target, name };
+  if (stat?.isDirectory() !== true && /\/\.?$/.test(target)) {
+    throw new ImageError('not-found', 'no such folder to copy into', { file: target });
+  }
   const whole = path.resolve(target);
   return { folder: path.dirname(whole), name: path.basename(whole) };
+}
+
+/** Bytes to copy, for the bar; a terminal that shows none is not worth the walk. */
+async function sizeOf(node: PointNode, signal: AbortSignal): Promise<number> {
+  if (node.kind === 'file') return node.size;
+  if (node.kind !== 'dir' || process.stderr.isTTY !== true) return 0;
+  let bytes = 0;
+  for await (const { node: its } of walkBelow(node)) {
+    signal.throwIfAborted();
+    if (!(its instanceof ImageError) && its.kind === 'file') bytes += its.size;
+  }
+  return bytes;
+}
+
+function checked(args: CpArgs, node: PointNode): void {
+  if (node.kind === 'dir' && !args.recursive) {
+    const hint = '-r copies folders with all they hold';
+    throw new ImageError('usage', 'is a folder', { file: args.path }, { hint });
+  }
+  if (args.owners && process.geteuid?.() !== 0) {
+    throw new ImageError('usage', 'only root may give files to their owners', { field: '--owners' });
+  }
+}
+
+interface Failure {
+  readonly path: string;
+  readonly fault: string;
+  readonly message: string;
+}
+
+function tell(done: Copied, failures: readonly Failure[], context: Context): void {
+  if (failures.length > 0) context.exitCode(failures.some(({ fault }) => fault === 'corrupt') ? 5 : 1);
+  if (context.json) {
+    context.outJson({ ...done, failures });
+    return;
+  }
+  const kept = done.kept > 0 ? `, ${done.kept} there already` : '';
+  const skipped = done.skipped > 0 ? `, ${done.skipped} devices, pipes or sockets left out` : '';
+  const failed = failures.length > 0 ? `, ${failures.length} failed` : '';
+  context.out(`${done.files} copied, ${formatSize(done.bytes)}${kept}${skipped}${failed}`);
 }
 
 export const command: Verb = {
   name: 'cp',
   positionals: '<path> <target>',
-  summary: 'Copy files or folders out of a restore point, without mounting it; into the same folder again goes on',
+  summary: 'Copy files or folders out of a restore point, without mounting it; the same command again goes on',
   example: 'bootmount cp -r web01@latest:/p2-ext4-root/etc ./etc-from-backup --repo /srv/backups',
   build: yargs =>
     pointOptions(
       yargs
         .positional('path', { type: 'string', describe: PATH_HELP })
         .positional('target', { type: 'string', describe: 'file to make, or folder to copy into' })
-        .option('recursive', { alias: 'r', type: 'boolean', default: false, describe: 'folders with all they hold' }),
+        .option('recursive', { alias: 'r', type: 'boolean', default: false, describe: 'folders with all they hold' })
+        .option('owners', { type: 'boolean', default: false, describe: 'give files to their owners by number (root)' }),
     ),
   async run(args: CpArgs, context) {
-    using keys = keyring(args, { ask: true });
-    await using files = await openPointFiles(args.path, args, keys, context);
-    const { node, name } = await files.find(!args.recursive);
-    if (node.kind === 'dir' && !args.recursive) {
-      throw new ImageError(
-        'usage',
-        'is a folder',
-        { file: args.path },
-        { hint: '-r copies folders with all they hold' },
-      );
-    }
+    await using reader = await openPointReader(args, context);
+    const { point, node, name } = await reader.find(args.path, !args.recursive);
+    checked(args, node);
     const target = targetOf(args.target, name);
     const done: Copied = { files: 0, bytes: 0, kept: 0, skipped: 0 };
-    const failures: { readonly path: string; readonly fault: string; readonly message: string }[] = [];
-    const bar = context.progress('copying', node.kind === 'file' ? node.size : 0);
+    const failures: Failure[] = [];
     const folder = fs.openSync(target.folder, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+    const bar = context.progress('copying', await sizeOf(node, context.signal));
     try {
       await copyNode(
-        async () => node,
-        folder,
-        target.name,
-        target.name,
+        node,
+        { folder, name: target.name, path: target.name },
         {
           signal: context.signal,
+          identity: `${point.identity} ${args.path}`,
+          owners: args.owners,
           progress: bytes => bar.at(bytes),
           failed(file, error) {
             failures.push({ path: file, fault: error.fault, message: error.message });
@@ -62,17 +104,14 @@ export const command: Verb = {
         },
         done,
       );
+    } catch (error) {
+      bar.end();
+      context.note('bootmount: what was copied is kept: the same command goes on');
+      throw error;
     } finally {
       fs.closeSync(folder);
       bar.end();
     }
-    if (failures.length > 0) context.exitCode(failures.some(({ fault }) => fault === 'corrupt') ? 5 : 1);
-    if (context.json) context.outJson({ ...done, failures });
-    else {
-      const kept = done.kept > 0 ? `, ${done.kept} there already` : '';
-      const skipped = done.skipped > 0 ? `, ${done.skipped} devices, pipes or sockets left out` : '';
-      const failed = failures.length > 0 ? `, ${failures.length} failed` : '';
-      context.out(`${done.files} copied, ${formatSize(done.bytes)}${kept}${skipped}${failed}`);
-    }
+    tell(done, failures, context);
   },
 };

@@ -20,6 +20,8 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   boot: () => import('./boot.ts'),
   cat: () => import('./cat.ts'),
   cp: () => import('./cp.ts'),
+  tree: () => import('./tree.ts'),
+  find: () => import('./find.ts'),
   doctor: () => import('./doctor.ts'),
   completion: () => import('./completion.ts'),
 };
