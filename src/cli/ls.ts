@@ -5,11 +5,11 @@ import { BATCH } from '../files/point-files.ts';
 import { errorJsonOf, NODE_COLUMNS, nodeJson, nodeRow } from './node-text.ts';
 import { openRepo } from './open.ts';
 import { openPointReader } from './point-files.ts';
-import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
+import { type KeyArgs, keyOptions, keyring, type VolumeKeyArgs, volumeKeyOption } from './secrets.ts';
 import { display, formatSize, formatTime, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
-type LsArgs = KeyArgs & { readonly what: string; readonly set?: string; readonly repo?: string };
+type LsArgs = KeyArgs & VolumeKeyArgs & { readonly what: string; readonly set?: string; readonly repo?: string };
 
 const pointJson = (point: RestorePoint): object => ({
   name: point.name,
@@ -78,7 +78,12 @@ async function listFiles(place: string, repo: string, args: LsArgs, context: Con
       rows.push(['?', '', '', '', '', `${display(name)}  [${display(node.message)}]`]);
     }
   }
-  if (its === '') for (const note of files.notes) context.note(`bootmount: ${display(note)}`);
+  if (its === '') {
+    for (const note of files.notes) context.note(`bootmount: ${display(note)}`);
+    for (const { name, reason } of files.locked) {
+      context.note(`bootmount: ${display(name)} is locked: ${display(reason)} (--volume-key-file FILE)`);
+    }
+  }
   if (context.json) context.outJson(list);
   else if (rows.length > 0) context.out(table(NODE_COLUMNS, rows));
 }
@@ -102,14 +107,16 @@ export const command: Verb = {
   summary: 'List sets, restore points and disks, and what is broken or missing; or the files inside a point',
   example: 'bootmount ls /srv/backups web01\n  bootmount ls web01@latest:/p2-ext4-root/etc --repo /srv/backups',
   build: yargs =>
-    keyOptions(
-      yargs
-        .positional('what', {
-          type: 'string',
-          describe: 'folder of backups, or one backup file; or POINT:/volume/path',
-        })
-        .positional('set', { type: 'string', describe: 'only this set; or POINT:/volume/path' })
-        .option('repo', { type: 'string', nargs: 1, describe: 'folder of backups, where POINT:/path comes first' }),
+    volumeKeyOption(
+      keyOptions(
+        yargs
+          .positional('what', {
+            type: 'string',
+            describe: 'folder of backups, or one backup file; or POINT:/volume/path',
+          })
+          .positional('set', { type: 'string', describe: 'only this set; or POINT:/volume/path' })
+          .option('repo', { type: 'string', nargs: 1, describe: 'folder of backups, where POINT:/path comes first' }),
+      ),
     ),
   async run(args: LsArgs, context) {
     if (args.repo !== undefined) {

@@ -18,24 +18,25 @@ import {
   type WireError,
 } from '../server/protocol.ts';
 import { baseOf } from './clone.ts';
-import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
+import { type KeyArgs, keyOptions, keyring, type VolumeKeyArgs, volumeKeyOption, volumeSecrets } from './secrets.ts';
 import { formatSize, parseSize, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
 const FORMATS: readonly string[] = diskFormats.map(({ name }) => name);
 
-type MountArgs = KeyArgs & {
-  readonly repo?: string;
-  readonly mountpoint?: string;
-  readonly status?: boolean;
-  readonly foreground: boolean;
-  readonly state?: string;
-  readonly allowOther: boolean;
-  readonly cache: string;
-  readonly clone?: readonly string[];
-  readonly o?: readonly string[];
-  readonly transport: 'fuse' | 'fuse-native';
-};
+type MountArgs = KeyArgs &
+  VolumeKeyArgs & {
+    readonly repo?: string;
+    readonly mountpoint?: string;
+    readonly status?: boolean;
+    readonly foreground: boolean;
+    readonly state?: string;
+    readonly allowOther: boolean;
+    readonly cache: string;
+    readonly clone?: readonly string[];
+    readonly o?: readonly string[];
+    readonly transport: 'fuse' | 'fuse-native';
+  };
 
 /** `POINT:NAME[:FORMAT]`. */
 function parseClone(text: string): CloneRequest {
@@ -83,7 +84,10 @@ function mountOptions(given: readonly string[]): {
   for (const option of given.flatMap(o => o.split(',')).filter(o => o !== '')) {
     const [key, value] = [option.split('=')[0]!, option.includes('=') ? option.slice(option.indexOf('=') + 1) : ''];
     if (key === 'allow_other') allowOther = true;
-    else if (['state', 'cache', 'key-file', 'clone', 'transport', 'adapter'].includes(key) && value !== '')
+    else if (
+      ['state', 'cache', 'key-file', 'volume-key-file', 'clone', 'transport', 'adapter'].includes(key) &&
+      value !== ''
+    )
       named.set(key, value);
     else if (kernel.has(key)) pass.push(option);
     else if (!silent.has(key) && !key.startsWith('x-') && !key.startsWith('comment')) {
@@ -157,6 +161,9 @@ function configOf(args: MountArgs, repo: string, mountpoint: string): MountConfi
     nodes: runPaths(mountpoint).nodes,
     cache: parseSize(named.get('cache') ?? args.cache, '--cache'),
     secrets: [],
+    volumeSecrets: volumeSecrets({
+      volumeKeyFile: [...(args.volumeKeyFile ?? []), ...(named.get('volume-key-file')?.split(';') ?? [])],
+    }).map(secret => Buffer.from(secret).toString('base64')),
     adapters: [...(args.adapter ?? []), ...(named.get('adapter')?.split(';') ?? [])].map(file => path.resolve(file)),
     clones: cloneTexts.map(parseClone),
     transport,
@@ -204,7 +211,7 @@ export const command: Verb = {
   summary: 'Show every restore point of a repository as disk files',
   example: 'bootmount mount /backups /mnt/backups --key-file key.txt --clone web01@latest:test:qcow2',
   build: (yargs: Argv) =>
-    keyOptions(yargs)
+    volumeKeyOption(keyOptions(yargs))
       .positional('repo', { type: 'string', describe: 'directory of backups, or a single backup file' })
       .positional('mountpoint', { type: 'string', describe: 'empty directory' })
       .option('foreground', { alias: 'f', type: 'boolean', default: false, describe: 'stay until unmounted' })

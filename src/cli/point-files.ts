@@ -7,7 +7,7 @@ import { Parser } from '../files/parser.ts';
 import { nodeAt } from '../files/path.ts';
 import { openPointFiles, type PointFiles, type PointNode } from '../files/point-files.ts';
 import { openRepo } from './open.ts';
-import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
+import { type KeyArgs, keyOptions, keyring, type VolumeKeyArgs, volumeKeyOption, volumeSecrets } from './secrets.ts';
 import type { Context } from './verb.ts';
 
 export interface Place {
@@ -28,11 +28,18 @@ export interface PointReader extends AsyncDisposable {
   open(point: RestorePoint): Promise<PointFiles>;
 }
 
-export type PointArgs = KeyArgs & { readonly repo: string };
+export type PointArgs = KeyArgs & VolumeKeyArgs & { readonly repo: string };
 
 export const pointOptions = (yargs: Argv): Argv =>
-  keyOptions(
-    yargs.option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'folder of backups, or one file' }),
+  volumeKeyOption(
+    keyOptions(
+      yargs.option('repo', {
+        type: 'string',
+        nargs: 1,
+        demandOption: true,
+        describe: 'folder of backups, or one file',
+      }),
+    ),
   );
 
 export const PATH_HELP = 'SET@POINT:/volume/path, as below `files` in a mount (SET alone: its latest)';
@@ -53,7 +60,8 @@ export async function openPointReader(args: PointArgs, context: Context): Promis
   await using opening = new AsyncDisposableStack();
   const keys = opening.use(keyring(args, { ask: true }));
   const { repository } = opening.use(await openRepo(args.repo, keys, context));
-  const parser = opening.use(new Parser());
+  const secrets = volumeSecrets(args);
+  const parser = opening.use(new Parser({ secrets: async () => secrets }));
   const points = new Map<RestorePoint, Promise<PointFiles>>();
   const open = (point: RestorePoint): Promise<PointFiles> => {
     const known = points.get(point) ?? openPointFiles(parser, point);

@@ -33,6 +33,20 @@ export const keyOptions = (yargs: Argv): Argv =>
     .option('key-command', { type: 'string', nargs: 1, describe: 'read the key from the output of this command' })
     .option('adapter', { type: 'string', array: true, nargs: 1, describe: 'module with an adapter of your own' });
 
+/** Keys of encrypted volumes inside the disks; apart from those of backups, since other code gets them. */
+export type VolumeKeyArgs = { readonly volumeKeyFile?: readonly string[] | undefined };
+
+export const volumeKeyOption = (yargs: Argv): Argv =>
+  yargs.option('volume-key-file', {
+    type: 'string',
+    array: true,
+    nargs: 1,
+    describe: 'pass-phrase or recovery key of an encrypted volume inside a disk (mode 600; may be repeated)',
+  });
+
+export const volumeSecrets = ({ volumeKeyFile }: VolumeKeyArgs): readonly Uint8Array[] =>
+  (volumeKeyFile ?? []).map(secretFromFile);
+
 /** Secrets that are read once, when first needed, and wiped when the keyring is disposed of. */
 export interface SecretRing extends Keyring, Disposable {}
 

@@ -4,7 +4,7 @@ import { ImageError } from '../base/errors.ts';
 import type { FileContent, VolumeDir, VolumeNode } from '../volumes/contracts.ts';
 import { shownName } from '../volumes/names.ts';
 import { MetadataCache } from '../volumes/source.ts';
-import type { FoundVolume, openVolumes } from '../volumes/volumes.ts';
+import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.ts';
 import { childOf, entriesOf, Recent } from './folders.ts';
 import {
   type DiskSpec,
@@ -56,28 +56,42 @@ function remoteDisk(group: number, index: number, { name, size, sectorSize }: Di
   };
 }
 
+interface Opened {
+  readonly volumes: ReadonlyMap<string, FoundVolume>;
+  readonly locked: readonly LockedVolume[];
+  readonly notes: readonly string[];
+}
+
 interface Group {
   readonly disks: readonly DiskSpec[];
-  opened: Promise<{ readonly volumes: ReadonlyMap<string, FoundVolume>; readonly notes: readonly string[] }> | null;
+  readonly skip: ReadonlySet<string>;
+  opened: Promise<Opened> | null;
   readonly folders: Recent<VolumeDir>;
   readonly contents: Recent<Promise<FileContent>>;
 }
 
 let open: typeof openVolumes;
 const groups = new Map<number, Group>();
-const fresh = (disks: readonly DiskSpec[]): Group => ({
+let secrets: readonly Uint8Array[] = [];
+const fresh = (disks: readonly DiskSpec[], skip: ReadonlySet<string>): Group => ({
   disks,
+  skip,
   opened: null,
   folders: new Recent(FOLDERS_KEPT),
   contents: new Recent(CONTENTS_KEPT),
 });
 
-async function openGroup(number: number, { disks }: Group): ReturnType<() => NonNullable<Group['opened']>> {
+async function openGroup(number: number, { disks, skip }: Group): Promise<Opened> {
   const named = disks.map((spec, index) => ({ disk: remoteDisk(number, index, spec), name: spec.name }));
-  const found = await open({ disks: named, cache: metadata, keys: { secrets: async () => [] } });
-  const volumes = new Map(found.volumes.map(volume => [shownName(volume.name), volume] as const));
-  const notes = [...found.notes, ...found.locked.map(({ name, reason }) => `${name} is locked: ${reason}`)];
-  return { volumes, notes };
+  const { volumes, locked, notes } = await open({
+    disks: named,
+    cache: metadata,
+    keys: { secrets: async () => secrets },
+    skip,
+    opening: its => send({ opening: its, group: number }),
+  });
+  send({ opening: null, group: number });
+  return { volumes: new Map(volumes.map(volume => [shownName(volume.name), volume])), locked, notes };
 }
 
 function groupOf(number: number): Group {
@@ -98,7 +112,7 @@ function openedOf(number: number): NonNullable<Group['opened']> {
     const oldest = recent.values().next().value!;
     recent.delete(oldest);
     const its = groups.get(oldest);
-    if (its !== undefined) groups.set(oldest, fresh(its.disks));
+    if (its !== undefined) groups.set(oldest, fresh(its.disks, its.skip));
   }
   group.opened ??= openGroup(number, group).catch(error => {
     group.opened = null;
@@ -191,9 +205,10 @@ async function rangesFrom(at: NodePath, from: Bytes): Promise<RangesRecord> {
 async function carryOut(work: Work): Promise<unknown> {
   switch (work.op) {
     case 'volumes': {
-      const { volumes, notes } = await openedOf(work.group);
+      const { volumes, locked, notes } = await openedOf(work.group);
       const record: VolumesRecord = {
         volumes: Array.from(volumes, ([name, { volume }]) => ({ name, type: volume.type })),
+        locked,
         notes,
       };
       return record;
@@ -232,8 +247,9 @@ function answered(
 
 function heard(message: ToChild): void {
   if ('declare' in message) {
-    groups.set(message.declare, fresh(message.disks));
-  } else if ('forget' in message) groups.delete(message.forget);
+    groups.set(message.declare, fresh(message.disks, new Set(message.skip)));
+  } else if ('secrets' in message) secrets = message.secrets;
+  else if ('forget' in message) groups.delete(message.forget);
   else if ('work' in message) {
     const { id, work } = message;
     carryOut(work).then(

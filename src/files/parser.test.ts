@@ -63,4 +63,11 @@ describe('a reader that', () => {
     const ends = await Promise.all(names.map(failure));
     expect(ends.map(end => end.startsWith('read: sound'))).toEqual(names.map(name => name === 'sound'));
   });
+
+  test('comes to no end with a volume is not asked again about that one, and the others are there', async () => {
+    const hostile = { ...point, disks: [{ name: 'hostile', size: 512, sectorSize: 512 as const }] };
+    const { volumes, notes } = await openPointFiles(parser, hostile);
+    expect(volumes.map(({ name }) => name)).toEqual(['p1-planted']);
+    expect(notes).toEqual(['hostile p2 is left out']);
+  });
 });

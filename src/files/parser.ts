@@ -29,8 +29,13 @@ const LIMITS: ParserLimits = { memory: 201_326_592, heap: 160, silence: 10_000, 
 const LONGEST_READ = 67_108_864;
 const CHECK_MS = 250;
 
+/** What unlocking may take beside: LUKS2 asks for up to 1 GiB, by its header. */
+const UNLOCKING = 1_342_177_280;
+
 export interface DeclaredDisk {
   readonly name: string;
+  /** Told of every stretch that is read for the parser. */
+  seen?(at: number, length: number): void;
   /** Opened when it is first read. */
   open(): Promise<Disk>;
   readonly size: number;
@@ -41,6 +46,14 @@ export interface ParserSpec {
   /** What the child runs; a test puts another one there. */
   readonly program?: string;
   readonly limits?: Partial<ParserLimits>;
+  /** For encrypted volumes. */
+  secrets?(): Promise<readonly Uint8Array[]>;
+}
+
+interface Group {
+  readonly disks: readonly DeclaredDisk[];
+  /** Stretches that a child died of. */
+  readonly skip: Set<string>;
 }
 
 interface Job {
@@ -58,6 +71,8 @@ interface Child {
   readonly channel: ChildProcess;
   readonly declared: Set<number>;
   readonly running: Map<number, Job>;
+  /** What is looked into at the moment, by group. */
+  readonly opening: Map<number, string>;
   /** Reads of the disk that it waits for. */
   owed: number;
   heard: number;
@@ -70,7 +85,8 @@ const failed = ({ fault, message, where }: FailureRecord): ImageError => new Ima
 export class Parser implements AsyncDisposable {
   readonly #program: string;
   readonly #limits: ParserLimits;
-  readonly #groups = new Map<number, readonly DeclaredDisk[]>();
+  readonly #secrets: () => Promise<readonly Uint8Array[]>;
+  readonly #groups = new Map<number, Group>();
   readonly #queue: Job[] = [];
   #starting: Promise<void> | null = null;
   #child: Child | null = null;
@@ -83,6 +99,7 @@ export class Parser implements AsyncDisposable {
   constructor(spec: ParserSpec = {}) {
     this.#program = spec.program ?? CHILD;
     this.#limits = { ...LIMITS, ...spec.limits };
+    this.#secrets = spec.secrets ?? (async () => []);
   }
 
   /** null while none runs. */
@@ -92,7 +109,7 @@ export class Parser implements AsyncDisposable {
 
   /** A number for disks that belong together; nothing is read yet. */
   declare(disks: readonly DeclaredDisk[]): number {
-    this.#groups.set(++this.#lastGroup, disks);
+    this.#groups.set(++this.#lastGroup, { disks, skip: new Set() });
     return this.#lastGroup;
   }
 
@@ -135,14 +152,14 @@ export class Parser implements AsyncDisposable {
 
   #give(child: Child, job: Job): void {
     const { group } = job.work;
-    const disks = this.#groups.get(group);
-    if (disks === undefined) {
+    const its = this.#groups.get(group);
+    if (its === undefined) {
       job.reject(new ImageError('not-found', 'these disks are closed'));
       return;
     }
     if (!child.declared.has(group)) {
-      const specs: DiskSpec[] = disks.map(({ name, size, sectorSize }) => ({ name, size, sectorSize }));
-      this.#send(child, { declare: group, disks: specs });
+      const disks: DiskSpec[] = its.disks.map(({ name, size, sectorSize }) => ({ name, size, sectorSize }));
+      this.#send(child, { declare: group, disks, skip: [...its.skip] });
       child.declared.add(group);
     }
     const id = ++this.#lastId;
@@ -172,6 +189,7 @@ export class Parser implements AsyncDisposable {
       channel,
       declared: new Set(),
       running: new Map(),
+      opening: new Map(),
       owed: 0,
       heard: performance.now(),
       reason: null,
@@ -187,7 +205,9 @@ export class Parser implements AsyncDisposable {
         resolve();
       });
     });
-    await limitMemory(child.pid, this.#limits.memory);
+    const secrets = await this.#secrets();
+    await limitMemory(child.pid, this.#limits.memory + (secrets.length > 0 ? UNLOCKING : 0));
+    if (secrets.length > 0) this.#send(child, { secrets });
     channel.on('error', () => undefined);
     channel.on('message', (message: FromChild) => this.#heard(child, message));
     channel.once('exit', () => this.#ended(child));
@@ -208,6 +228,11 @@ export class Parser implements AsyncDisposable {
     child.heard = performance.now();
     if ('needs' in message) return void this.#read(child, message);
     if ('ready' in message) return;
+    if ('opening' in message) {
+      if (message.opening === null) child.opening.delete(message.group);
+      else child.opening.set(message.group, message.opening);
+      return;
+    }
     const job = child.running.get(message.id);
     child.running.delete(message.id);
     if (child.running.size === 0) this.#rest();
@@ -222,10 +247,11 @@ export class Parser implements AsyncDisposable {
     const { needs, group, disk, at, length } = needed;
     child.owed++;
     try {
-      const its = this.#groups.get(group)?.[disk];
+      const its = this.#groups.get(group)?.disks[disk];
       if (its === undefined) throw new ImageError('not-found', 'these disks are closed');
       if (!(length <= LONGEST_READ)) throw new ImageError('corrupt', `${length} bytes of metadata in one piece`);
       const data = new Uint8Array(length);
+      its.seen?.(at, length);
       await (await its.open()).read(data, at);
       this.#send(child, { answers: needs, data });
     } catch (error) {
@@ -267,7 +293,12 @@ export class Parser implements AsyncDisposable {
     this.restarts++;
     const lost = [...child.running.values()];
     const guilty = lost.length === 1 ? lost[0]! : null;
-    if (guilty !== null) {
+    const opening = guilty === null ? undefined : child.opening.get(guilty.work.group);
+    if (guilty !== null && opening !== undefined) {
+      // A volume that cannot even be opened is left out; the others of the same disk are not to suffer.
+      this.#groups.get(guilty.work.group)?.skip.add(opening);
+      this.#queue.unshift({ ...guilty, suspect: true, spent: 0 });
+    } else if (guilty !== null) {
       const why = child.reason ?? 'it crashed, or wanted too much memory';
       guilty.reject(new ImageError('corrupt', `the reader of this file system was stopped: ${why}`));
     } else {

@@ -72,7 +72,8 @@ export async function nodeAt(files: PointFiles, path: readonly string[], follow:
   const volume = files.volumes.find(({ name }) => name === first);
   if (volume === undefined) {
     const known = files.volumes.map(({ name }) => name).join(', ') || 'none that can be read';
-    const hint = [`volumes: ${known}`, ...files.notes].join('; ');
+    const locked = files.locked.map(({ name, reason }) => `${name} is locked: ${reason} (--volume-key-file FILE)`);
+    const hint = [`volumes: ${known}`, ...locked, ...files.notes].join('; ');
     throw new ImageError('not-found', `there is no volume ${JSON.stringify(first)}`, {}, { hint });
   }
   return walk(await volume.root(), volume.type === 'ntfs', rest, follow);

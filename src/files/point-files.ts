@@ -3,6 +3,7 @@ import type { Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import type { Attributes, EntryKind } from '../volumes/contracts.ts';
 import { shownName } from '../volumes/names.ts';
+import type { LockedVolume } from '../volumes/volumes.ts';
 import { type FileContent, openContent } from './content.ts';
 import type { DeclaredDisk, Parser } from './parser.ts';
 import type { FailureRecord, ListRecord, NodePath, NodeRecord, VolumesRecord } from './protocol.ts';
@@ -54,6 +55,8 @@ export interface PointVolume {
 
 export interface PointFiles {
   readonly volumes: readonly PointVolume[];
+  /** Encrypted ones for which no key fits. */
+  readonly locked: readonly LockedVolume[];
   /** One line each: what cannot be read, and what is odd about the rest. */
   readonly notes: readonly string[];
 }
@@ -62,6 +65,8 @@ export interface PointFiles {
 export interface DisksOfPoint {
   readonly disks: readonly { readonly name: string; readonly size: Bytes; readonly sectorSize: 512 | 4096 }[];
   openDisk(index: number): Promise<Disk>;
+  /** Told of what is read for the parser. */
+  seen?(disk: number, at: Bytes, length: Bytes): void;
 }
 
 interface Where {
@@ -146,12 +151,14 @@ export async function openPointFiles(parser: Parser, point: DisksOfPoint): Promi
     size,
     sectorSize,
     open: () => openDisk(index),
+    seen: (at, length) => point.seen?.(index, at, length),
   }));
   const group = parser.declare(declared);
   const where: Where = { parser, disks: () => Promise.all(point.disks.map((_, index) => openDisk(index))) };
   try {
-    const { volumes, notes } = (await parser.ask({ op: 'volumes', group })) as VolumesRecord;
+    const { volumes, locked, notes } = (await parser.ask({ op: 'volumes', group })) as VolumesRecord;
     return {
+      locked,
       notes,
       volumes: volumes.map(({ name, type }) => {
         const at: NodePath = { group, volume: name, path: [], stream: null };

@@ -5,6 +5,7 @@
 import type { Bytes } from '../base/contracts.ts';
 import type { Fault, Where } from '../base/errors.ts';
 import type { EntryKind } from '../volumes/contracts.ts';
+import type { LockedVolume } from '../volumes/volumes.ts';
 
 export interface DiskSpec {
   readonly name: string;
@@ -37,6 +38,7 @@ export interface VolumeRecord {
 
 export interface VolumesRecord {
   readonly volumes: readonly VolumeRecord[];
+  readonly locked: readonly LockedVolume[];
   readonly notes: readonly string[];
 }
 
@@ -79,7 +81,10 @@ export interface FailureRecord {
 }
 
 export type ToChild =
-  | { readonly declare: number; readonly disks: readonly DiskSpec[] }
+  /** For encrypted volumes. */
+  | { readonly secrets: readonly Uint8Array[] }
+  /** `skip`: stretches of the disks that are left out. */
+  | { readonly declare: number; readonly disks: readonly DiskSpec[]; readonly skip: readonly string[] }
   | { readonly forget: number }
   | { readonly id: number; readonly work: Work }
   | { readonly answers: number; readonly data: Uint8Array }
@@ -89,6 +94,8 @@ export type FromChild =
   | { readonly ready: true }
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly failure: FailureRecord }
+  /** A stretch of the disks that is looked into now; null: all have been. */
+  | { readonly opening: string | null; readonly group: number }
   /** Bytes of a disk that it needs. */
   | {
       readonly needs: number;

@@ -17,6 +17,8 @@ export interface ServeConfig {
   readonly cache: number;
   /** Base64; the supervisor keeps them for the next worker. */
   readonly secrets: readonly string[];
+  /** Base64; for encrypted volumes inside the disks. */
+  readonly volumeSecrets: readonly string[];
   /** Files of outside adapters, to be imported. */
   readonly adapters: readonly string[];
   readonly clones: readonly CloneRequest[];

@@ -51,8 +51,10 @@ function judge(repository: Repository, withKey: boolean): Prepared {
   return { sets: repository.sets.length, points: readable.length, warnings };
 }
 
+const bytesOf = (base64: string): Uint8Array => new Uint8Array(Buffer.from(base64, 'base64'));
+
 export async function openStack(config: ServeConfig): Promise<Stack> {
-  const secrets = config.secrets.map(secret => new Uint8Array(Buffer.from(secret, 'base64')));
+  const secrets = config.secrets.map(bytesOf);
   const keys: Keyring = { secrets: async () => secrets };
   const cache = new UnitCache(config.cache);
   const store = await openStore(config.repo);
@@ -65,7 +67,7 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
     for (const request of config.clones) await makeClone(request);
     const refused = clones.list().filter(clone => clone.state === 'refused');
     const entries = new Map<string, DirNode>([
-      ['backups', backupsFolder(repository, diskFormats)],
+      ['backups', backupsFolder(repository, diskFormats, config.volumeSecrets.map(bytesOf))],
       ['clones', clones.root()],
     ]);
     return {

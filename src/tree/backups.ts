@@ -97,9 +97,14 @@ function setFolder(set: BackupSet, formats: readonly DiskFormat[], share: FilesS
   return folder(newest.time ?? LONG_AGO, () => nodes);
 }
 
-export function backupsFolder(repository: Repository, formats: readonly DiskFormat[]): DirNode {
+/** `secrets`: for encrypted volumes inside the disks. */
+export function backupsFolder(
+  repository: Repository,
+  formats: readonly DiskFormat[],
+  secrets: readonly Uint8Array[] = [],
+): DirNode {
   const nodes = new Map<string, Node>();
-  const share = filesShare();
+  const share = filesShare(secrets);
   for (const set of repository.sets) {
     const node = setFolder(set, formats, share);
     if (node !== null) nodes.set(set.name, node);

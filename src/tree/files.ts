@@ -10,6 +10,7 @@ import { Parser } from '../files/parser.ts';
 import { BATCH, openPointFiles, type PointDir, type PointFile, type PointNode } from '../files/point-files.ts';
 import type { Attributes } from '../volumes/contracts.ts';
 import { linkInside } from '../volumes/links.ts';
+import { shownName } from '../volumes/names.ts';
 import { folder, once, textFile } from './nodes.ts';
 
 /** Folders whose names are being asked for one after the other. */
@@ -30,7 +31,11 @@ export interface FilesShare {
   readonly scans: Recent<Scan>;
 }
 
-export const filesShare = (): FilesShare => ({ parser: new Parser(), scans: new Recent(SCANS_KEPT) });
+/** `secrets`: for encrypted volumes. */
+export const filesShare = (secrets: readonly Uint8Array[]): FilesShare => ({
+  parser: new Parser({ secrets: async () => secrets }),
+  scans: new Recent(SCANS_KEPT),
+});
 
 interface Within {
   readonly share: FilesShare;
@@ -118,7 +123,7 @@ function dirNode(dir: PointDir, within: Within): DirNode {
 
 async function volumeFolders(point: RestorePoint, share: FilesShare, mtime: Date): Promise<ReadonlyMap<string, Node>> {
   const nodes = new Map<string, Node>();
-  const { volumes, notes } = await openPointFiles(share.parser, point);
+  const { volumes, locked, notes } = await openPointFiles(share.parser, point);
   const broken: string[] = [];
   for (const { name, type, root } of volumes) {
     try {
@@ -128,6 +133,13 @@ async function volumeFolders(point: RestorePoint, share: FilesShare, mtime: Date
       if (!(error instanceof ImageError)) throw error;
       broken.push(`${name} cannot be read: ${error.message}`);
     }
+  }
+  for (const { name, reason } of locked) {
+    const text = `${name} is encrypted: ${reason}.\nMount with --volume-key-file FILE, a file with its pass-phrase or recovery key.\n`;
+    nodes.set(
+      `${shownName(name)}.locked.txt`,
+      textFile(mtime, () => text),
+    );
   }
   // What is missing is said where it would be looked for.
   const told = [...notes, ...broken];

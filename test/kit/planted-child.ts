@@ -48,15 +48,12 @@ const root: VolumeDir = {
   list: async () => Object.keys(FAULTS).map(name => ({ name, kind: 'file' as const, node: async () => fileOf(name) })),
 };
 
-serveParser(async ({ disks }) => ({
-  notes: [],
-  locked: [],
-  volumes: [
-    {
-      name: 'p1-planted',
-      volume: { type: 'planted', label: '', warnings: [], root },
-      disk: disks[0]!.disk,
-      place: () => null,
-    },
-  ],
-}));
+/** The second stretch of a disk named `hostile` cannot even be opened. */
+serveParser(async ({ disks, skip, opening }) => {
+  const hostile = disks[0]!.name === 'hostile';
+  if (hostile) opening?.('hostile p2');
+  while (hostile && skip?.has('hostile p2') !== true);
+  const volume = { type: 'planted', label: '', warnings: [], root };
+  const notes = hostile ? ['hostile p2 is left out'] : [];
+  return { volumes: [{ name: 'p1-planted', volume, disk: disks[0]!.disk, place: () => null }], locked: [], notes };
+});
