@@ -152,6 +152,8 @@ export class CowDisk {
           file: this.#folder,
         });
       }
+      await this.#presence.lengthen(pagesFor(size));
+      await this.#flusher.flush();
       await larger();
       this.#presence.grow(pagesFor(size));
       this.#size = size;

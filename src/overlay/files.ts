@@ -23,6 +23,8 @@ export interface OverlayFile {
   readNow(into: Uint8Array, at: Bytes): void;
   /** Writes all of `from` before it returns, or throws 'no-space', 'too-big' or 'io'. */
   write(from: Uint8Array, at: Bytes): void;
+  /** Makes the file longer, by a hole. */
+  lengthen(size: Bytes): Promise<void>;
   /** Resolves when everything written before the call is durable. */
   sync(): Promise<void>;
   /** Gives the range's space back where that is possible; it reads as zeros then, or as before. */
@@ -65,6 +67,7 @@ export function localOverlayFiles(folder: string): OverlayFiles {
         read: (into, from) => file.read(into, from),
         readNow: (into, from) => readFullNow(file.fd, into, from, file.name),
         write: (from, to) => file.write(from, to),
+        lengthen: size => file.truncate(Math.max(size, file.size)),
         sync: () => file.sync(),
         punch: (from, length) => void native()?.punch(file.fd, from, length),
         allocated: () => allocatedNow(file.fd),

@@ -8,6 +8,8 @@ import { BLOCK } from './states.ts';
 export const HEADER_FILE = 'overlay';
 const MAX_IDENTITY = 4096;
 const VERSION = 1;
+/** The first version let the durable map grow with its pages. */
+const MAP_VERSION = 2;
 
 /** File `overlay`: the fixed part, then the identity of the base and the overlay's own id, both UTF-8. */
 const fixedPart = struct('overlay header', 64, {
@@ -112,6 +114,8 @@ const mapPart = struct('presence map header', 256, {
 });
 
 export interface MapHeader {
+  /** The file has had its full length from the start. */
+  readonly whole: boolean;
   readonly state: 'durable' | 'recent' | 'failed';
   readonly boot: string;
   readonly overlay: string;
@@ -128,7 +132,7 @@ export const MAP_HEADER = 256;
 export function buildMapHeader(header: MapHeader): Uint8Array<ArrayBuffer> {
   const content = mapPart.build({
     magic: 'BMPRESNC',
-    version: VERSION,
+    version: header.whole ? MAP_VERSION : 1,
     state: header.state,
     boot: padded(header.boot),
     overlay: padded(header.overlay),
@@ -146,8 +150,8 @@ export function parseMapHeader(content: Uint8Array, file: string): MapHeader {
       field: 'checksum',
     });
   }
-  if (fixed.version !== VERSION) {
-    throw new ImageError('unsupported', `presence map version ${fixed.version}; this program knows ${VERSION}`, {
+  if (fixed.version < 1 || fixed.version > MAP_VERSION) {
+    throw new ImageError('unsupported', `presence map version ${fixed.version}; this program knows ${MAP_VERSION}`, {
       file,
       at: mapPart.offsetOf('version'),
       field: 'version',
@@ -157,5 +161,10 @@ export function parseMapHeader(content: Uint8Array, file: string): MapHeader {
     const end = padding.indexOf(0);
     return new TextDecoder().decode(end < 0 ? padding : padding.subarray(0, end));
   };
-  return { state: fixed.state, boot: text(fixed.boot), overlay: text(fixed.overlay) };
+  return {
+    whole: fixed.version === MAP_VERSION,
+    state: fixed.state,
+    boot: text(fixed.boot),
+    overlay: text(fixed.overlay),
+  };
 }

@@ -1,6 +1,9 @@
 /**
  * A presence map on disk: a header, a bitmap of the pages that were ever written, the pages. It is sparse, so a disk of
  * any size costs what its used parts cost; a page that the bitmap does not name is all absent and takes no I/O.
+ *
+ * A map that has to outlast a power loss has its full length from the start: were it to grow with its pages, the loss
+ * could take the length back and leave a bitmap that names a page behind the end.
  */
 import type { Bytes } from '../base/contracts.ts';
 import type { OverlayFile } from './files.ts';
@@ -11,6 +14,8 @@ const BITMAP_AT: Bytes = PAGE;
 /** 2^27 pages speak for 2^53 bytes, the largest disk there can be. */
 const BITMAP_BYTES: Bytes = 2 ** 27 / 8;
 const PAGES_AT: Bytes = BITMAP_AT + BITMAP_BYTES;
+
+const lengthFor = (pages: number): Bytes => PAGES_AT + pages * PAGE;
 
 export const pagesFor = (diskSize: Bytes): number => Math.ceil(diskSize / PAGE_SPAN);
 
@@ -45,6 +50,11 @@ export class MapFile {
 
   get name(): string {
     return this.#file.name;
+  }
+
+  /** Whether the file has its full length. */
+  isWhole(pages: number): boolean {
+    return this.#file.size >= lengthFor(pages);
   }
 
   get allocated(): Bytes {
@@ -95,6 +105,12 @@ export class MapFile {
   writeHeader(header: MapHeader): void {
     this.#unsynced = true;
     this.#file.write(buildMapHeader(header), 0);
+  }
+
+  /** Gives the file the length for so many pages; durable with the next sync. */
+  async lengthen(pages: number): Promise<void> {
+    this.#unsynced = true;
+    await this.#file.lengthen(lengthFor(pages));
   }
 
   /** Makes room for a larger disk. */

@@ -17,7 +17,7 @@ import { CowDisk, type OwnExtent } from './cow-disk.ts';
 import { DataFiles, isDataName } from './data-files.ts';
 import { localOverlayFiles, type OverlayFiles } from './files.ts';
 import { Flusher } from './flusher.ts';
-import { buildHeader, HEADER_FILE, MAX_HEADER, type OverlayHeader, parseHeader } from './header.ts';
+import { buildHeader, HEADER_FILE, MAX_HEADER, type MapHeader, type OverlayHeader, parseHeader } from './header.ts';
 import { type FolderLock, lockFolder } from './lock.ts';
 import { MapFile, pagesFor } from './map-file.ts';
 import { Presence } from './presence.ts';
@@ -84,7 +84,7 @@ export async function openOverlayOn(ground: Ground, base: Disk, options: Overlay
     if (options.create) await createFiles(ground, base, options);
     const header = readHeader(ground.files, base, options);
     const pages = pagesFor(header.size);
-    const durable = openDurable(ground.files, header.id, pages);
+    const durable = await openDurable(ground.files, header.id, pages);
     opened.push(durable);
     const { recent, failed } = openRecent(ground, header.id, pages);
     opened.push(recent);
@@ -197,7 +197,7 @@ async function countBlocks(presence: Presence): Promise<number> {
 /** For the next run in this boot. Best effort: the disk below has just failed. */
 function markFailed(recent: MapFile, overlay: string, boot: string): void {
   try {
-    recent.writeHeader({ state: 'failed', boot, overlay });
+    recent.writeHeader({ whole: true, state: 'failed', boot, overlay });
   } catch {
     // The failure itself is already on its way to the caller.
   }
@@ -217,8 +217,9 @@ async function createFiles({ files }: Ground, base: Disk, options: OverlayOption
     throw new ImageError('exists', 'there is an overlay here already', { file: files.folder });
   }
   removeUnfinished(files, names);
-  const durable = MapFile.create(files.open(DURABLE, 'create'), { state: 'durable', boot: '', overlay: id }, 0);
+  const durable = MapFile.create(files.open(DURABLE, 'create'), durableHeader(id), 0);
   try {
+    await durable.lengthen(pagesFor(size));
     await durable.sync();
   } finally {
     await durable.close();
@@ -255,18 +256,30 @@ function readHeader(files: OverlayFiles, base: Disk, options: OverlayOptions): O
   return header;
 }
 
-function openDurable(files: OverlayFiles, id: string, pages: number): MapFile {
+const durableHeader = (overlay: string): MapHeader => ({ whole: true, state: 'durable', boot: '', overlay });
+
+async function openDurable(files: OverlayFiles, id: string, pages: number): Promise<MapFile> {
   const file = files.open(DURABLE, 'write');
   try {
     const { map, header } = MapFile.open(file, pages);
     if (header.overlay !== id || header.state !== 'durable') {
       throw new ImageError('corrupt', `the map of overlay ${header.overlay}, not of ${id}`, { file: file.name });
     }
+    if (!map.isWhole(pages)) await makeWhole(map, header, pages);
     return map;
   } catch (error) {
     void file.close();
     throw error;
   }
+}
+
+/** A map of the first version grew with its pages, and a power loss may have cut it; one of a later version never ends early. */
+async function makeWhole(map: MapFile, header: MapHeader, pages: number): Promise<void> {
+  if (header.whole) throw new ImageError('corrupt', 'the map of the overlay ends early', { file: map.name });
+  await map.lengthen(pages);
+  await map.sync();
+  map.writeHeader(durableHeader(header.overlay));
+  await map.sync();
 }
 
 /**
@@ -286,7 +299,11 @@ function openRecent(ground: Ground, id: string, pages: number): { recent: MapFil
   // Aside first: a run that is killed here leaves either no recent map or a whole one.
   const aside = `${RECENT}.new`;
   files.remove(aside);
-  const recent = MapFile.create(files.open(aside, 'create'), { state: 'recent', boot, overlay: id }, pages);
+  const recent = MapFile.create(
+    files.open(aside, 'create'),
+    { whole: true, state: 'recent', boot, overlay: id },
+    pages,
+  );
   files.rename(aside, RECENT);
   return { recent, failed: false };
 }

@@ -154,6 +154,11 @@ export class Presence {
     return this.#counted === this.#pages ? this.#dataBlocks : null;
   }
 
+  /** The durable map gets its length for a larger disk; durable with the next flush. */
+  lengthen(pages: number): Promise<void> {
+    return this.#durable.lengthen(pages);
+  }
+
   /** Makes room for a larger disk; what is new is absent. */
   grow(pages: number): void {
     this.#pages = pages;

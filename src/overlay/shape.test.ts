@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Bytes, Disk } from '../base/contracts.ts';
-import { HEADER_FILE } from './header.ts';
+import { buildMapHeader, HEADER_FILE, MAP_HEADER, parseMapHeader } from './header.ts';
 import { type Overlay, type OverlayOptions, openOverlayOn } from './overlay.ts';
 import { type SimulatedFiles, simulatedFiles } from './simulated-files.ts';
 
@@ -187,6 +187,33 @@ describe('opening an overlay', () => {
   const reopen = (files: SimulatedFiles, options: Partial<OverlayOptions> = {}): Promise<Overlay> =>
     open(files, holedDisk(), { create: false, baseIdentity: 'point-1', ...options });
 
+  /** Puts an empty durable map without its length in place of the one that is there. */
+  const shortMap = async (files: SimulatedFiles, whole: boolean): Promise<void> => {
+    const head = files.readSmall('durable', MAP_HEADER)!;
+    files.remove('durable');
+    const header = { ...parseMapHeader(head, 'durable'), whole };
+    const map = files.open('durable', 'create');
+    map.write(buildMapHeader(header), 0);
+    await map.sync();
+    await files.syncNames();
+  };
+
+  it('gives a map of the first version its full length, in which a power loss can take none of it back', async () => {
+    const files = simulatedFiles();
+    await (await open(files, holedDisk())).close();
+    await shortMap(files, false);
+    const first = await open(files, holedDisk(), { create: false });
+    await first.write(new Uint8Array(4096).fill(5), 0);
+    const lost = files.afterPowerLoss(() => 0);
+    const found = new Uint8Array(4096);
+    await (await openOverlayOn({ files: lost, boot: 'c', lock }, holedDisk(), { create: false })).read(found, 0);
+    expect(found).toEqual(holedDisk().content.subarray(0, 4096));
+    await first.close();
+    const second = await open(files, holedDisk(), { create: false });
+    await second.read(found, 0);
+    expect(found[0]).toBe(5);
+  });
+
   it('keeps its id and its size', async () => {
     const files = simulatedFiles();
     const first = await open(files, holedDisk(), { size: BASE * 2 });
@@ -245,6 +272,12 @@ describe('opening an overlay', () => {
     await expect(reopen(await damage('durable', 0x55, 9))).rejects.toMatchObject({ fault: 'corrupt' });
     const badState = await reopen(await damage('durable', 4096 + 2 ** 24, 0xff));
     expect(() => badState.read(new Uint8Array(512), 0)).toThrow(/no valid state \(0xff\)/);
+    const short = await made();
+    await shortMap(short, true);
+    await expect(reopen(short)).rejects.toMatchObject({
+      fault: 'corrupt',
+      message: expect.stringMatching(/ends early/),
+    });
     const files = await made();
     files.remove('data');
     const noData = await reopen(files);

@@ -2,7 +2,7 @@
  * Overlay files in memory that behave as a kernel and a disk do: for tests of kills, power losses and failing calls.
  *
  * A kill leaves everything that was written. A power loss leaves, for each 512-byte sector by itself, any version since
- * the last sync of its file. A planned fault makes one call fail, or write a part and then fail.
+ * the last sync of its file, and of a file's lengths since then any one: what lies behind it is gone. A planned fault makes one call fail, or write a part and then fail.
  */
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
@@ -17,6 +17,8 @@ interface SimulatedFile {
   /** Per sector written since the last sync: what the disk had, and every version since. */
   unsynced: Map<number, Uint8Array[]>;
   size: Bytes;
+  /** Its length at the last sync, and every one since. */
+  sizes: Bytes[];
   /** The folder was synced since the file was made: before that, a power loss may take it away. */
   named: boolean;
 }
@@ -32,7 +34,7 @@ export interface Fault {
 }
 
 export interface Call {
-  readonly what: 'read' | 'write' | 'sync' | 'syncNames' | 'open' | 'replace' | 'rename' | 'remove';
+  readonly what: 'read' | 'write' | 'lengthen' | 'sync' | 'syncNames' | 'open' | 'replace' | 'rename' | 'remove';
   readonly name: string;
   readonly at?: Bytes;
   readonly length?: Bytes;
@@ -89,7 +91,13 @@ function writeInto(file: SimulatedFile, from: Uint8Array, at: Bytes): void {
     file.now.set(sector, next);
     done += n;
   }
-  file.size = Math.max(file.size, at + from.length);
+  enlarge(file, at + from.length);
+}
+
+function enlarge(file: SimulatedFile, size: Bytes): void {
+  if (size <= file.size) return;
+  file.size = size;
+  file.sizes.push(size);
 }
 
 /** Counts the calls of one run, and makes them go wrong as planned. */
@@ -150,14 +158,19 @@ function opened(name: string, file: SimulatedFile, calls: Calls): OverlayFile {
       if (plan.late === name) {
         const copy = from.slice();
         calls.holdBack(() => writeInto(file, copy, at));
-        file.size = Math.max(file.size, at + from.length);
+        enlarge(file, at + from.length);
       } else writeInto(file, from, at);
+    },
+    async lengthen(size) {
+      calls.meet({ what: 'lengthen', name });
+      enlarge(file, size);
     },
     async sync() {
       const call = { what: 'sync', name } as const;
       if (plan.lies?.(call)) return;
       // What is written while the sync goes on is not covered by it.
       const covered = new Map([...file.unsynced].map(([sector, versions]) => [sector, versions.length]));
+      const lengths = file.sizes.length;
       await new Promise(resolve => setImmediate(resolve));
       calls.meet(call);
       for (const [sector, count] of covered) {
@@ -165,6 +178,7 @@ function opened(name: string, file: SimulatedFile, calls: Calls): OverlayFile {
         if (versions.length === count) file.unsynced.delete(sector);
         else versions.splice(0, count - 1);
       }
+      file.sizes.splice(0, lengths - 1);
     },
     punch(at, length) {
       const inside = Math.min(length, file.size - at);
@@ -177,13 +191,13 @@ function opened(name: string, file: SimulatedFile, calls: Calls): OverlayFile {
 
 type Folder = Map<string, SimulatedFile>;
 
-const empty = (named: boolean): SimulatedFile => ({ now: new Map(), unsynced: new Map(), size: 0, named });
+const empty = (named: boolean): SimulatedFile => ({ now: new Map(), unsynced: new Map(), size: 0, sizes: [0], named });
 
 function killed(folder: Folder): Folder {
   const after: Folder = new Map();
   for (const [name, file] of folder) {
     const unsynced = new Map([...file.unsynced].map(([sector, versions]) => [sector, [...versions]]));
-    after.set(name, { ...file, now: new Map(file.now), unsynced });
+    after.set(name, { ...file, now: new Map(file.now), unsynced, sizes: [...file.sizes] });
   }
   return after;
 }
@@ -194,7 +208,12 @@ function lost(folder: Folder, pick: (n: number) => number): Folder {
     if (!file.named && pick(2) === 0) continue;
     const now = new Map(file.now);
     for (const [sector, versions] of file.unsynced) now.set(sector, versions[pick(versions.length)]!);
-    after.set(name, { now, unsynced: new Map(), size: file.size, named: true });
+    const size = file.sizes[pick(file.sizes.length)]!;
+    for (const [sector, content] of now) {
+      if (sector * SECTOR >= size) now.delete(sector);
+      else if ((sector + 1) * SECTOR > size) now.set(sector, content.slice().fill(0, size - sector * SECTOR));
+    }
+    after.set(name, { now, unsynced: new Map(), size, sizes: [size], named: true });
   }
   return after;
 }
@@ -227,6 +246,7 @@ export function simulatedFiles(plan = nothingWrong(), folder: Folder = new Map()
       const file = empty(true);
       writeInto(file, content, 0);
       file.unsynced.clear();
+      file.sizes = [file.size];
       folder.set(name, file);
     },
     rename(from, to) {
