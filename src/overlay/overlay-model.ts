@@ -64,6 +64,8 @@ export type Operation =
   /** Single sectors next to each other, all under way at once. */
   | { readonly do: 'burst'; readonly from: number; readonly count: number }
   | { readonly do: 'flush' | 'flush-under-writes'; readonly from: number; readonly count: number }
+  /** By 64 MiB, as long as the disk is small. */
+  | { readonly do: 'grow' }
   | { readonly do: 'kill' | 'power' | 'close' };
 
 interface Versions {
@@ -140,13 +142,22 @@ export class OverlayModel {
   }
 
   /** Reads all sectors that operations touch. */
-  async checkAll(overlay: Overlay, after: 'acknowledgement' | 'power loss', settle = false): Promise<void> {
+  async checkAll(overlay: Pick<Disk, 'read'>, after: 'acknowledgement' | 'power loss', settle = false): Promise<void> {
     for (const [i, start] of STARTS.entries()) {
       const content = new Uint8Array(WINDOW * SECTOR);
       await overlay.read(content, start * SECTOR);
       this.check(i * WINDOW, content, after, settle);
     }
   }
+}
+
+/** An instant of a machine. What a check finds must be what the model allows, or it throws. */
+export interface Moment {
+  afterKill(): Promise<void>;
+  /** `pick` chooses a version out of `n`, again and again. */
+  afterPowerLoss(pick: (n: number) => number): Promise<void>;
+  /** Both, the second with any versions. */
+  check(): Promise<void>;
 }
 
 /** One machine with one overlay, through operations and restarts. */
@@ -207,21 +218,25 @@ export class Machine {
   }
 
   /** What the next run would find if this moment were the last: after a kill, and after a power loss. */
-  moment(): { check(): Promise<void> } {
+  moment(): Moment {
     const model = this.model.copy();
     const killed = this.files.afterKill();
-    const lost = this.files.afterPowerLoss(n => Math.floor(this.#random() * n));
     const boot = this.#boot;
     const afterKill = this.#settling ? 'power loss' : 'acknowledgement';
-    return {
+    const base = patternDisk(() => false);
+    // One whose creation was cut is made anew.
+    const opened = (files: SimulatedFiles, inBoot: number): Promise<Overlay> =>
+      open(files, inBoot, base, { create: !files.names().includes(HEADER_FILE), size: DISK_SIZE, id: 'test' });
+    const moment: Moment = {
+      afterKill: async () => model.copy().checkAll(await opened(killed.afterKill(), boot), afterKill),
+      afterPowerLoss: async pick =>
+        model.copy().checkAll(await opened(killed.afterPowerLoss(pick), boot + 1), 'power loss'),
       check: async () => {
-        if (!killed.names().includes(HEADER_FILE)) return;
-        const options = { create: false, size: DISK_SIZE, id: 'test' };
-        const base = patternDisk(() => false);
-        await model.copy().checkAll(await open(killed, boot, base, options), afterKill);
-        await model.checkAll(await open(lost, boot + 1, base, options), 'power loss');
+        await moment.afterKill();
+        await moment.afterPowerLoss(n => Math.floor(this.#random() * n));
       },
     };
+    return moment;
   }
 
   async #run(operation: Operation, overlay: Overlay): Promise<void> {
@@ -255,6 +270,8 @@ export class Machine {
         for (const end of ends) if (end.status === 'rejected') throw end.reason;
         return;
       }
+      case 'grow':
+        return overlay.size < 8 * PAGE_SPAN ? overlay.grow(overlay.size + PAGE_SPAN) : undefined;
       case 'kill':
       case 'power':
       case 'close':

@@ -44,7 +44,7 @@ const SLOTS = 40;
 /** Reads of the next request that wait in the thread pool, each on a thread of its own. */
 const POOL_READS = 2;
 /** Longest time in ms without a turn of the event loop while requests keep coming; while none come, it does not turn. */
-const LONGEST_BLOCKING = 10;
+const LONGEST_BLOCKING = 5;
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 /** ENOENT: the request was interrupted before it was read. */
