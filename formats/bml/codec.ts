@@ -1,25 +1,10 @@
-/** zstd, on pool threads, with the output's length known in advance. */
+/** zstd of whole blocks and nodes, with the length of what comes out known in advance. */
 import zlib from 'node:zlib';
 
 /** Stored as it is unless compression saves this part of it. */
 const LEAST_GAIN = 1 / 16;
-
-/** The compressed bytes, or null when they are not worth it. */
-export function compress(plain: Uint8Array, level: number): Promise<Uint8Array<ArrayBuffer> | null> {
-  const options: zlib.ZstdOptions = {
-    params: { [zlib.constants.ZSTD_c_compressionLevel]: level },
-    // Tables for this length and not for gigabytes: several times as fast for a block.
-    pledgedSrcSize: plain.length,
-    // The whole result in one piece: one trip to the pool, and nothing to join.
-    chunkSize: Math.max(64, mostCompressed(plain.length)),
-  };
-  return new Promise((resolve, reject) => {
-    zlib.zstdCompress(plain, options, (error, out) => {
-      if (error) reject(error);
-      else resolve(worth(plain, out) ? new Uint8Array(out.buffer as ArrayBuffer, out.byteOffset, out.length) : null);
-    });
-  });
-}
+/** Level for nodes, whatever the blocks have. */
+export const NODE_LEVEL = 3;
 
 /** zstd's own bound for what `length` bytes become at worst (ZSTD_compressBound). */
 const mostCompressed = (length: number): number =>
@@ -27,9 +12,15 @@ const mostCompressed = (length: number): number =>
 
 const worth = (plain: Uint8Array, packed: Uint8Array): boolean => packed.length <= plain.length * (1 - LEAST_GAIN);
 
-/** As `compress`, at once: for nodes, which are one page. */
-export function compressNow(plain: Uint8Array): Uint8Array | null {
-  const out = zlib.zstdCompressSync(plain);
+/** The compressed bytes, or null when they are not worth it. At once: the caller has a thread for it, or a page only. */
+export function compressNow(plain: Uint8Array, level: number): Uint8Array | null {
+  const out = zlib.zstdCompressSync(plain, {
+    params: { [zlib.constants.ZSTD_c_compressionLevel]: level },
+    // Tables for this length and not for gigabytes: several times as fast for a block.
+    pledgedSrcSize: plain.length,
+    // The whole result in one piece: nothing to join.
+    chunkSize: Math.max(64, mostCompressed(plain.length)),
+  });
   return worth(plain, out) ? out : null;
 }
 

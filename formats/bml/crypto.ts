@@ -91,23 +91,29 @@ const gcm = (counter: Uint8Array, additionalData: Uint8Array<ArrayBuffer>) => ({
   tagLength: GCM_TAG * 8,
 });
 
-/**
- * Ciphertext and tag, in one. Done at once: encrypting a block takes less time than handing it to another thread and back,
- * and compression keeps those busy.
- */
-export function seal(
+/** The session's counter as it stands before the ciphertext. */
+function putCounter(into: Uint8Array, counter: number): void {
+  const view = viewOf(into);
+  view.setUint32(0, counter % 0x1_0000_0000, true);
+  view.setUint32(4, Math.floor(counter / 0x1_0000_0000), true);
+}
+
+/** Fills `into` with counter, ciphertext and tag. A counter is used once under its key. */
+export function sealInto(
+  into: Uint8Array,
   key: KeyObject,
-  counter: Uint8Array,
+  counter: number,
   aad: Uint8Array<ArrayBuffer>,
-  plain: Uint8Array<ArrayBuffer>,
-): Uint8Array<ArrayBuffer> {
-  const cipher = crypto.createCipheriv('aes-256-gcm', key, nonceOf(counter), { authTagLength: GCM_TAG });
+  plain: Uint8Array,
+): void {
+  putCounter(into, counter);
+  const cipher = crypto.createCipheriv('aes-256-gcm', key, nonceOf(into.subarray(0, COUNTER)), {
+    authTagLength: GCM_TAG,
+  });
   cipher.setAAD(aad);
-  const sealed = new Uint8Array(plain.length + GCM_TAG);
-  sealed.set(cipher.update(plain));
+  into.set(cipher.update(plain), COUNTER);
   cipher.final();
-  sealed.set(cipher.getAuthTag(), plain.length);
-  return sealed;
+  into.set(cipher.getAuthTag(), COUNTER + plain.length);
 }
 
 /** The plaintext of `sealed` (ciphertext and tag); null when the tag does not fit. Nothing leaves before that is known. */

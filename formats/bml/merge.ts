@@ -5,7 +5,7 @@
 import type { ByteFile, Bytes } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { compressNow } from './codec.ts';
+import { compressNow, NODE_LEVEL } from './codec.ts';
 import type { PlacedCommit } from './commit.ts';
 import { GCM_TAG, type Place } from './crypto.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, putEntry, TAG } from './node.ts';
@@ -117,7 +117,7 @@ async function below(
     putEntry(view, slot * ENTRY, await below(on, entryAt(view, slot * ENTRY), level - 1, under, blockSize, node.file));
   }
   const place: Place = { setId, layer, kind: 'node', disk: at.disk, index: at.position, level: at.level };
-  const packed = compressNow(bytes);
+  const packed = compressNow(bytes, NODE_LEVEL);
   const body = packed ?? bytes;
   const codec = packed === null ? 0 : 1;
   const record = buildRecord(place, entry.session, codec, 0, PAGE, [body]);

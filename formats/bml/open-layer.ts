@@ -231,7 +231,7 @@ export async function begin(
     const line = parent?.objects.lines.length ?? 0;
     const key = keys?.sealing(layer, salt) ?? null;
     const { blockSize, compression } = spec;
-    const session = new Session(file, { setId, layer, line, key, blockSize, level: compression });
+    const session = new Session(file, { setId, layer, session: 0, line, key, blockSize, level: compression });
     const about = { layer, setId, salt, session: 0, cipher: keys === null ? 0 : 1, reserved: 0, generation: 0 };
     await session.writePlain('session', 0, sessionRecord.build({ ...about, created: started }));
     const time = spec.time.getTime();

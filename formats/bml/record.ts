@@ -28,6 +28,20 @@ export function buildRecord(
     record.set(part, at);
     at += part.length;
   }
+  sealRecord(record, place, session, codec, flags, plain, length);
+  return record;
+}
+
+/** Writes the header over a record whose body of `length` bytes, a tag included, stands behind it already. */
+export function sealRecord(
+  record: Uint8Array,
+  place: Place,
+  session: number,
+  codec: number,
+  flags: number,
+  plain: number,
+  length: number,
+): void {
   const view = viewOf(record);
   record.set([0x42, 0x52, 0x45, 0x43, KINDS[place.kind], codec]);
   view.setUint16(6, session, true);
@@ -39,7 +53,6 @@ export function buildRecord(
   view.setUint32(36, plain, true);
   view.setUint32(BODY_CRC, crc32c(record.subarray(RECORD_HEADER, RECORD_HEADER + length)), true);
   view.setUint32(HEADER_CRC, headerCrc(record), true);
-  return record;
 }
 
 const ZERO_CRC = new Uint8Array(4);

@@ -19,6 +19,10 @@ export class Space {
   readonly #longer = new Map<Bytes, Bytes>();
   #count = 0;
 
+  get empty(): boolean {
+    return this.#count === 0;
+  }
+
   /** The record of `length` bytes, padded, at `at` is not referred to any more. */
   release(at: Bytes, length: Bytes): void {
     const capacity = this.#longer.get(at) ?? length;

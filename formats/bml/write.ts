@@ -2,6 +2,7 @@
 import type { LayerId, LayerSpec, LayerWriter, WritableStore } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { isZero } from '../../src/base/range.ts';
+import { Batches, type Job } from './batches.ts';
 import { DATA, HOLE, ZERO } from './node.ts';
 import {
   begin,
@@ -12,15 +13,22 @@ import {
   usage,
   type WriteOptions,
 } from './open-layer.ts';
-import { Lanes } from './pipeline.ts';
+import type { Batch } from './pack.ts';
 import { hex } from './structs.ts';
 
 /** A block's number across disks, as a key for what is in flight. */
 const keyOf = (disk: number, block: number): number => disk * 2 ** 42 + block;
 
+/** A block on its way; `order` tells the writes of one block apart. */
+interface Write extends Job {
+  readonly state: DiskState;
+  readonly key: number;
+  readonly order: number;
+}
+
 class BmlWriter implements LayerWriter {
   readonly #open: OpenLayer;
-  readonly #lanes: Lanes;
+  readonly #batches: Batches<Write>;
   /** Newest write in flight of a block; only these can overtake each other. */
   readonly #newest = new Map<number, number>();
   #writes = 0;
@@ -29,7 +37,7 @@ class BmlWriter implements LayerWriter {
 
   constructor(open: OpenLayer) {
     this.#open = open;
-    this.#lanes = new Lanes(open.spec.blockSize);
+    this.#batches = new Batches(open.session.spec, (batch, writes) => this.#keep(batch, writes));
   }
 
   get stored(): number {
@@ -38,7 +46,7 @@ class BmlWriter implements LayerWriter {
 
   async write(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void> {
     if (this.#state !== 'open') throw usage('the layer is no longer open', this.#open.name);
-    this.#lanes.check();
+    this.#batches.check();
     const state = this.#open.disks[disk];
     if (state === undefined || !Number.isSafeInteger(block) || block < 0 || block >= state.blocks) {
       throw new ImageError('out-of-range', `disk ${disk} has no block ${block}`, { file: this.#open.name });
@@ -60,16 +68,27 @@ class BmlWriter implements LayerWriter {
   async #store(state: DiskState, key: number, block: number, data: Uint8Array): Promise<void> {
     const order = this.#writes++;
     this.#newest.set(key, order);
-    const taken = this.#lanes.take();
-    const buffer = taken instanceof Promise ? await taken : taken;
-    const plain = buffer.subarray(0, data.length);
-    plain.set(data);
-    this.#lanes.run(buffer, async () => {
-      const entry = await this.#open.session.writeBlock(state.number, block, plain);
-      if (this.#newest.get(key) !== order) return this.#open.session.release(entry);
+    const counter = this.#open.session.takeCounter();
+    await this.#batches.add({ disk: state.number, block, counter, state, key, order }, data);
+  }
+
+  /** Appends the records of a batch and makes the trees refer to them. What was written again meanwhile is dropped. */
+  async #keep(batch: Batch, writes: readonly Write[]): Promise<void> {
+    const { session } = this.#open;
+    const current = (i: number): boolean => this.#newest.get(writes[i]!.key) === writes[i]!.order;
+    const places = await session.appendBatch(batch, writes.length, current);
+    for (const [i, { state, key, block }] of writes.entries()) {
+      const place = places[i]!;
+      if (place === null) continue;
+      const entry = session.entryOf(batch, i, place);
+      if (!current(i)) {
+        session.release(entry);
+        continue;
+      }
       this.#newest.delete(key);
-      await state.tree.put(block, entry);
-    });
+      const putting = state.tree.put(block, entry);
+      if (putting instanceof Promise) await putting;
+    }
   }
 
   /** The parent's entry again; where a shrunk disk ends inside a block, the part of the parent's that is left. */
@@ -109,7 +128,8 @@ class BmlWriter implements LayerWriter {
 
   async #finish(): Promise<void> {
     const { store, file, name, work } = this.#open;
-    await this.#lanes.drain();
+    await this.#batches.drain();
+    await this.#batches.end();
     await commitLayer(this.#open);
     await file[Symbol.asyncDispose]();
     await refuseExisting(store, name);
@@ -123,7 +143,8 @@ class BmlWriter implements LayerWriter {
     await this.#commit?.catch(() => {});
     if (this.#state === 'committed' || this.#state === 'closed') return;
     this.#state = 'closed';
-    await this.#lanes.drain().catch(() => {});
+    await this.#batches.drain().catch(() => {});
+    await this.#batches.end();
     await this.#open.work.end(true);
   }
 }

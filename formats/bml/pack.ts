@@ -1,0 +1,91 @@
+/** Blocks to data records, many at a time: compressed, encrypted, checked. Runs in the writer's thread and in others. */
+import type { KeyObject } from 'node:crypto';
+import { hash } from 'node:crypto';
+import type { Bytes } from '../../src/base/contracts.ts';
+import { roundUp } from '../../src/base/range.ts';
+import { compressNow } from './codec.ts';
+import { associatedData, COUNTER, GCM_TAG, type Place, sealInto } from './crypto.ts';
+import { TAG } from './node.ts';
+import { dataFlags, sealRecord } from './record.ts';
+import { ALIGN, RECORD_HEADER } from './structs.ts';
+
+export interface PackSpec {
+  readonly setId: Uint8Array;
+  readonly layer: Uint8Array;
+  /** Number of the session within the layer. */
+  readonly session: number;
+  readonly key: KeyObject | null;
+  readonly blockSize: Bytes;
+  /** zstd level; 0: stored as it is. */
+  readonly level: number;
+}
+
+/** Blocks of a batch, one after another, and room for their records. Shared between threads. */
+export interface Batch {
+  readonly plain: Uint8Array<ArrayBufferLike>;
+  readonly packed: Uint8Array<ArrayBufferLike>;
+  /** `JOB` numbers for each block. */
+  readonly jobs: Float64Array<ArrayBufferLike>;
+  /** `DONE` numbers for each record. */
+  readonly done: Float64Array<ArrayBufferLike>;
+  /** TAG bytes for each record. */
+  readonly tags: Uint8Array<ArrayBufferLike>;
+}
+
+/** A job: disk, block, plain length, counter (when encrypted). Plain bytes lie one block after another. */
+export const JOB = 4;
+/** A result: length of the record with padding, stored length, codec. Records lie one after another. */
+export const DONE = 3;
+
+const recordRoom = (blockSize: Bytes): number => roundUp(RECORD_HEADER + COUNTER + blockSize + GCM_TAG, ALIGN);
+
+export function newBatch(blocks: number, blockSize: Bytes): Batch {
+  const shared = (bytes: number): SharedArrayBuffer => new SharedArrayBuffer(bytes);
+  return {
+    plain: new Uint8Array(shared(blocks * blockSize)),
+    packed: new Uint8Array(shared(blocks * recordRoom(blockSize))),
+    jobs: new Float64Array(shared(blocks * JOB * 8)),
+    done: new Float64Array(shared(blocks * DONE * 8)),
+    tags: new Uint8Array(shared(blocks * TAG)),
+  };
+}
+
+/** Packs the first `count` blocks of the batch. */
+export function packBatch(spec: PackSpec, batch: Batch, count: number): void {
+  let from = 0;
+  let to = 0;
+  for (let i = 0; i < count; i++) {
+    const length = batch.jobs[i * JOB + 2]!;
+    to += packBlock(spec, batch, i, batch.plain.subarray(from, from + length), to);
+    from += spec.blockSize;
+  }
+}
+
+/** Writes the record of block `i` at `at` of the room for records; its length with padding. */
+function packBlock(spec: PackSpec, batch: Batch, i: number, plain: Uint8Array, at: number): number {
+  const { key, setId, layer, session } = spec;
+  const disk = batch.jobs[i * JOB]!;
+  const index = batch.jobs[i * JOB + 1]!;
+  const counter = batch.jobs[i * JOB + 3]!;
+  const place: Place = { setId, layer, kind: 'data', disk, index, level: 0 };
+  const flags = dataFlags(key !== null, plain.length < spec.blockSize);
+  const packed = spec.level === 0 ? null : compressNow(plain, spec.level);
+  const codec = packed === null ? 0 : 1;
+  const body = packed ?? plain;
+  const stored = body.length + (key === null ? 0 : COUNTER);
+  const whole = RECORD_HEADER + stored + (key === null ? 0 : GCM_TAG);
+  const padded = roundUp(whole, ALIGN);
+  const record = batch.packed.subarray(at, at + padded);
+  if (key === null) {
+    record.set(body, RECORD_HEADER);
+    batch.tags.set(hash('sha256', plain, 'buffer').subarray(0, TAG), i * TAG);
+  } else {
+    const aad = associatedData(place, codec, plain.length, flags);
+    sealInto(record.subarray(RECORD_HEADER, whole), key, counter, aad, body);
+    batch.tags.set(record.subarray(whole - GCM_TAG, whole - GCM_TAG + TAG), i * TAG);
+  }
+  record.fill(0, whole);
+  sealRecord(record, place, session, codec, flags, plain.length, whole - RECORD_HEADER);
+  batch.done.set([padded, stored, codec], i * DONE);
+  return padded;
+}
