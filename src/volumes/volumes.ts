@@ -3,10 +3,14 @@ import type { Bytes, Disk, Keyring } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { btrfs } from './btrfs/index.ts';
 import type { Volume, VolumeReader } from './contracts.ts';
-import { encryptedIn } from './encrypted.ts';
+import { type Encrypted, encryptedIn } from './encrypted.ts';
 import { ext } from './ext/index.ts';
 import { exfat } from './fat/exfat.ts';
 import { fat } from './fat/fat.ts';
+import { logicalVolumes } from './lvm/logical.ts';
+import { type PhysicalVolume, physicalVolume } from './lvm/physical.ts';
+import { arraysOf } from './md/arrays.ts';
+import { type Member, memberOf } from './md/superblock.ts';
 import { ntfs } from './ntfs/index.ts';
 import { partitionsOf } from './partitions.ts';
 import { openSafely } from './safe.ts';
@@ -15,6 +19,8 @@ import type { Place, Stretch } from './stretch.ts';
 import { xfs } from './xfs/index.ts';
 
 const readers: readonly VolumeReader[] = [ntfs, exfat, ext, xfs, btrfs, fat];
+/** Arrays in volumes in arrays: more than anybody makes. */
+const MOST_ROUNDS = 8;
 
 export interface NamedDisk {
   readonly disk: Disk;
@@ -102,18 +108,38 @@ async function stretchesOf({ disks }: VolumesSpec, notes: string[]): Promise<Str
   return found;
 }
 
+/** What is found on the way, and put together when all of it is there. */
+interface Pieces {
+  readonly members: Member[];
+  readonly physical: PhysicalVolume[];
+}
+
 /**
  * Opens every volume of a point's disks. One that cannot be read becomes a note; an error is thrown when no disk can
  * be read at all.
  */
 export async function openVolumes(spec: VolumesSpec): Promise<PointVolumes> {
   const found: Found = { volumes: [], locked: [], notes: [] };
-  for (const stretch of await stretchesOf(spec, found.notes)) await lookInto(spec, stretch, found);
+  let stretches: readonly Stretch[] = await stretchesOf(spec, found.notes);
+  let physical: readonly PhysicalVolume[] = [];
+  // Arrays hold physical volumes, these hold logical ones, and any of them may be encrypted or hold the next.
+  for (let round = 0; stretches.length > 0 && round < MOST_ROUNDS; round++) {
+    const pieces: Pieces = { members: [], physical: [] };
+    for (const stretch of stretches) await lookInto(spec, stretch, found, pieces);
+    const arrays = arraysOf(pieces.members);
+    physical = [...physical, ...pieces.physical];
+    // A group can have physical volumes on arrays.
+    const complete = arrays.stretches.length === 0 && physical.length > 0;
+    const logical = complete ? await logicalVolumes(physical) : { stretches: [], notes: [] };
+    if (complete) physical = [];
+    found.notes.push(...arrays.notes, ...logical.notes);
+    stretches = [...arrays.stretches, ...logical.stretches];
+  }
   return found;
 }
 
-async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found): Promise<void> {
-  const { its, folder, disk, start, size } = stretch;
+async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, pieces: Pieces): Promise<void> {
+  const { its, disk, start, size } = stretch;
   if (spec.skip?.has(its) === true) {
     found.notes.push(`${its} is left out`);
     return;
@@ -121,6 +147,7 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found): Prom
   spec.opening?.(its);
   const source = volumeSource({ name: its, disk, start, size, cache: spec.cache });
   try {
+    if (await isPiece(stretch, source, pieces)) return;
     const early = await encryptedIn(stretch, 'first');
     const volume = early === null ? await firstOf(source) : null;
     if (volume !== null) {
@@ -130,19 +157,61 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found): Prom
       return;
     }
     const encrypted = early ?? (await encryptedIn(stretch, 'last'));
-    if (encrypted === null) return;
-    found.notes.push(...encrypted.warnings.map(warning => `${its}: ${warning}`));
-    const plain = await encrypted.unlock(spec.keys).catch(error => {
-      if (!(error instanceof ImageError) || (error.fault !== 'locked' && error.fault !== 'wrong-key')) throw error;
-      const { type } = encrypted;
-      found.locked.push({ name: unique(found, `${folder}-${type}`), type, reason: error.message });
-      return null;
-    });
-    if (plain !== null) await lookInto(spec, plain, found);
+    if (encrypted !== null) {
+      const plain = await unlocked(spec, stretch, encrypted, found);
+      if (plain !== null) await lookInto(spec, plain, found, pieces);
+    } else if (!stretch.described) {
+      // A disk of a machine inside a logical volume, or an array with partitions.
+      for (const inner of await partitionsIn(stretch)) await lookInto(spec, inner, found, pieces);
+    }
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     found.notes.push(`${its} cannot be read: ${error.message}`);
   }
+}
+
+/** Members of arrays and physical volumes are kept until all of them are known. */
+async function isPiece(stretch: Stretch, source: VolumeSource, pieces: Pieces): Promise<boolean> {
+  const member = await memberOf(stretch, source);
+  if (member !== null) {
+    pieces.members.push(member);
+    return true;
+  }
+  const physical = await physicalVolume(stretch, source);
+  if (physical === null) return false;
+  pieces.physical.push(physical);
+  return true;
+}
+
+async function unlocked(
+  { keys }: VolumesSpec,
+  { its, folder }: Stretch,
+  { type, warnings, unlock }: Encrypted,
+  found: Found,
+): Promise<Stretch | null> {
+  found.notes.push(...warnings.map(warning => `${its}: ${warning}`));
+  try {
+    return await unlock(keys);
+  } catch (error) {
+    if (!(error instanceof ImageError) || (error.fault !== 'locked' && error.fault !== 'wrong-key')) throw error;
+    found.locked.push({ name: unique(found, `${folder}-${type}`), type, reason: error.message });
+    return null;
+  }
+}
+
+async function partitionsIn(stretch: Stretch): Promise<readonly Stretch[]> {
+  const { its, folder, disk } = stretch;
+  const { scheme, partitions } = await partitionsOf(disk);
+  if (scheme === 'none') return [];
+  return partitions.map(({ number, at: start, length: size, name: label }) => ({
+    ...stretch,
+    its: `${its} p${number}`,
+    folder: `${folder}-p${number}`,
+    described: true,
+    label,
+    start,
+    size,
+  }));
 }
 
 async function firstOf(source: VolumeSource): Promise<Volume | null> {
