@@ -77,6 +77,11 @@ export interface WireError {
   readonly hint?: string;
 }
 
+/** What a worker says: an answer to a request, or that its event loop turns and so many FUSE requests are answered. */
+export type FromWorker =
+  | { readonly id: number; readonly value?: unknown; readonly error?: WireError }
+  | { readonly beat: number };
+
 export type Reply = { readonly value: unknown } | { readonly error: WireError };
 
 export function toWire(error: unknown): WireError {

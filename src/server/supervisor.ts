@@ -5,12 +5,14 @@
  * Started by `mount` with an IPC channel: gets one MountConfig, answers once, and goes on by itself.
  */
 import fs from 'node:fs';
+import { setTimeout as after } from 'node:timers/promises';
 import { ImageError } from '../base/errors.ts';
 import { abortConnection, mountFuse, openFuseDevice, readFurtherAhead, unmount } from '../host/fuse/mount.ts';
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
 import { log, serveFor } from './starter.ts';
+import { watchOver } from './watch.ts';
 import { type Exit, WorkerLink } from './worker-link.ts';
 
 /** So many workers in a row that died before they had served for a moment, and the connection is given up. */
@@ -19,6 +21,11 @@ const BUSY_TRIES = 8;
 const BUSY_WAIT_MS = 50;
 /** What counts as having served, in ms. */
 const A_MOMENT = 200;
+/** The wait before a worker that follows one which failed: nothing after the first, then doubling. In ms. */
+const backOff = (failures: number): number => (failures < 2 ? 0 : Math.min(5000, 50 * 2 ** failures));
+/** So many workers that hung, each within `HANG_MEMORY_MS` of the one before, and the connection is given up. */
+const MAX_HANGS = 3;
+const HANG_MEMORY_MS = 300_000;
 
 /** Somebody's `stat` holds a mount for a moment. */
 async function unmountPatiently(mountpoint: string, lazy: boolean): Promise<void> {
@@ -28,7 +35,7 @@ async function unmountPatiently(mountpoint: string, lazy: boolean): Promise<void
       return;
     } catch (error) {
       if (!(error instanceof ImageError) || error.fault !== 'busy' || tries >= BUSY_TRIES) throw error;
-      await new Promise(resolve => setTimeout(resolve, BUSY_WAIT_MS));
+      await after(BUSY_WAIT_MS);
     }
   }
 }
@@ -39,6 +46,8 @@ class Supervisor {
   #worker: WorkerLink;
   #restarts = 0;
   #failures = 0;
+  #hangs = 0;
+  #lastHang = Number.NEGATIVE_INFINITY;
   /** The kernel can hand the requests of a dead worker to the next one. */
   #survives = true;
   #servingSince = Number.POSITIVE_INFINITY;
@@ -83,12 +92,22 @@ class Supervisor {
 
   #watch(): void {
     const watched = this.#worker;
+    watchOver(watched, this.#config.mountpoint, () => this.#hung(watched));
     // One that was replaced has nothing left to say.
     const ended = watched.exit.then(exit => (watched === this.#worker ? this.#ended(exit) : undefined));
     ended.catch(error => {
       log(`giving up: ${error instanceof Error ? error.message : String(error)}`);
       this.#giveUp();
     });
+  }
+
+  /** The next one starts when this one has been reaped: one that waits for a device does not die before that is over. */
+  #hung(worker: WorkerLink): void {
+    const now = performance.now();
+    this.#hangs = now - this.#lastHang > HANG_MEMORY_MS ? 1 : this.#hangs + 1;
+    this.#lastHang = now;
+    log(`the worker hangs while requests wait: it is killed (${this.#hangs} of ${MAX_HANGS + 1})`);
+    worker.kill();
   }
 
   async #ended({ code, signal }: Exit): Promise<void> {
@@ -98,9 +117,10 @@ class Supervisor {
     this.#failures = served ? 0 : this.#failures + 1;
     log(`the worker ended (${signal ?? `exit ${code}`})${served ? '' : `, failure ${this.#failures} in a row`}`);
     if (this.#failures > MAX_FAILURES) throw new Error('the worker dies again and again');
+    if (this.#hangs > MAX_HANGS) throw new Error('the worker hangs again and again');
     this.#restarts++;
     this.#servingSince = Number.POSITIVE_INFINITY;
-    this.#ready = this.#resume();
+    this.#ready = after(backOff(this.#failures)).then(() => this.#resume());
     // A worker that dies before it is ready is noticed by its end.
     await this.#ready.catch(() => undefined);
   }
@@ -141,7 +161,12 @@ class Supervisor {
 
   /** Callers that wait get an error at once. */
   #giveUp(): void {
-    abortConnection(this.#config.mountpoint);
+    try {
+      abortConnection(this.#config.mountpoint);
+    } catch (error) {
+      // Then it ends with the last process that holds it, which is this one.
+      log(`the connection cannot be aborted: ${error instanceof Error ? error.message : String(error)}`);
+    }
     this.#worker.kill();
     unmount(this.#config.mountpoint, { lazy: true })
       .finally(() => this.#finish(1))

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { ImageError } from '../base/errors.ts';
 import { runPaths } from './paths.ts';
-import { fromWire, type WireError, type WorkerRequest } from './protocol.ts';
+import { type FromWorker, fromWire, type WorkerRequest } from './protocol.ts';
 
 const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
 /** The worker's pool holds reads of the FUSE device, disk reads, decoding and key derivation at once. */
@@ -24,6 +24,8 @@ export class WorkerLink {
   #serving = false;
   #servingId = 0;
   #proven = false;
+  #beats = 0;
+  #answered = 0;
   #poking = false;
   #poke: Promise<void> = Promise.resolve();
 
@@ -44,7 +46,12 @@ export class WorkerLink {
         resolve({ code, signal });
       });
     });
-    this.#child.on('message', (message: { id: number; value?: unknown; error?: WireError }) => {
+    this.#child.on('message', (message: FromWorker) => {
+      if ('beat' in message) {
+        this.#beats++;
+        this.#answered = message.beat;
+        return;
+      }
       const waiting = this.#waiting.get(message.id);
       this.#waiting.delete(message.id);
       if (this.#serving && message.id > this.#servingId) this.#proven = true;
@@ -56,6 +63,16 @@ export class WorkerLink {
   /** It has answered an order while it served. */
   get proven(): boolean {
     return this.#proven;
+  }
+
+  /** How often it has said that its event loop turns. */
+  get beats(): number {
+    return this.#beats;
+  }
+
+  /** Requests that it had answered when it last said so. */
+  get answered(): number {
+    return this.#answered;
   }
 
   get pid(): number {

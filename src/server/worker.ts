@@ -7,11 +7,12 @@
  */
 import { flushCompileCache } from 'node:module';
 import type { Connection } from '../host/fuse/journal.ts';
-import { serveFuse } from '../host/fuse/serve.ts';
+import { type Serving, serveFuse } from '../host/fuse/serve.ts';
 import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
 
 const FUSE_FD = 3;
+const BEAT_MS = 500;
 
 let stack: Stack | undefined;
 let config: ServeConfig | undefined;
@@ -20,6 +21,7 @@ let resumed = false;
 let answering = 0;
 /** What the kernel agreed to; null until it has asked. */
 let connection: Connection | null = null;
+let serving: Serving | undefined;
 
 function needed(): Stack {
   if (stack === undefined) throw new Error('the worker was not prepared');
@@ -28,7 +30,7 @@ function needed(): Stack {
 
 /** Ends with the mount: closes what is open, and says by its exit code whether everything became durable. */
 async function serve(): Promise<void> {
-  const served = serveFuse(FUSE_FD, needed().root, {
+  serving = serveFuse(FUSE_FD, needed().root, {
     nodesFile: config!.nodes,
     resume: resumed,
     mailbox: () => answering > 0,
@@ -36,7 +38,7 @@ async function serve(): Promise<void> {
       connection = agreed;
     },
   });
-  await served.ended;
+  await serving.ended;
   await needed()[Symbol.asyncDispose]();
   process.exit(0);
 }
@@ -73,6 +75,11 @@ function die(error: unknown): void {
   process.stderr.write(`worker: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   process.kill(process.pid, 'SIGKILL');
 }
+
+/** Not while the thread is blocked: then nothing waits, and nobody asks. */
+setInterval(() => {
+  if (process.connected) process.send!({ beat: serving?.answered ?? 0 });
+}, BEAT_MS).unref();
 
 process.on('uncaughtException', die);
 process.on('unhandledRejection', die);

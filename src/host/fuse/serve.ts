@@ -37,6 +37,8 @@ export interface ServeOptions {
 export interface Serving {
   /** Resolves when the mount is gone and every file is closed. Rejects when serving had to stop, or a file did not close. */
   readonly ended: Promise<void>;
+  /** Requests that were answered so far. */
+  readonly answered: number;
 }
 
 /** Requests that can wait for the tree at the same time; the kernel keeps the rest. */
@@ -96,11 +98,12 @@ export function serveFuse(fd: number, root: DirNode, options: ServeOptions = {})
     const connection = session.table.connection;
     if (connection !== null) options.onInit?.(connection);
   }
-  return { ended: new Loop(fd, session, () => options.mailbox?.() === true).ended };
+  return new Loop(fd, session, () => options.mailbox?.() === true);
 }
 
-class Loop {
+class Loop implements Serving {
   readonly ended: Promise<void>;
+  answered = 0;
   readonly #fd: number;
   readonly #session: Session;
   readonly #mailbox: () => boolean;
@@ -217,6 +220,7 @@ class Loop {
   }
 
   #reply(slot: Slot, answer: Answer): void {
+    this.answered++;
     if (answer === NO_REPLY) return;
     slot.head(answer < 0 ? -answer : 0, Math.max(0, answer));
     try {

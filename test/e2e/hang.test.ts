@@ -1,0 +1,171 @@
+/** A worker that hangs is replaced, and whoever waits for it gets the right bytes; a slow disk is waited for. */
+import { spawn } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as after } from 'node:timers/promises';
+import { afterAll, describe, expect, test } from 'vitest';
+import { releaseMountpoint } from '../../src/server/guard.ts';
+import { runPaths } from '../../src/server/paths.ts';
+import type { MountStatus } from '../../src/server/protocol.ts';
+import { runCli } from './run-cli.ts';
+
+const cannot = process.getuid?.() === 0 && fs.existsSync('/dev/fuse') ? '' : 'needs root and /dev/fuse';
+const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-hang-')));
+const place = (...names: string[]): string => path.join(folder, ...names);
+afterAll(() => fs.rmSync(folder, { recursive: true }));
+
+const UNIT = 65536;
+const UNITS = 64;
+
+/** Disks that hang as files beside this module say; unit n is full of n. A hang removes its file first, if it may. */
+const ADAPTER = `
+import fs from 'node:fs';
+const once = name => {
+  const file = new URL(name, import.meta.url);
+  if (!fs.existsSync(file)) return false;
+  if (fs.readFileSync(file, 'utf8') !== 'always') fs.rmSync(file);
+  return true;
+};
+const layer = {
+  id: 'hang', size: ${UNITS * UNIT}, blockSize: ${UNIT},
+  locate(at, limit) {
+    if (once('spin')) for (;;);
+    const within = at % ${UNIT};
+    return { kind: 'packed', unit: Math.floor(at / ${UNIT}), within, length: Math.min(limit, ${UNIT} - within) };
+  },
+  load: async () => {},
+  async unpack(unit, into) {
+    if (once('slow')) await new Promise(resolve => setTimeout(resolve, 14_000));
+    into.fill(unit);
+  },
+};
+const disk = { name: 'disk0', size: layer.size, sectorSize: 512, stored: 0, layer };
+const point = { id: 'hang', parent: null, set: 'hang', time: null, type: 'full', disks: [disk], identity: 'hang', problem: null };
+export const adapter = {
+  name: 'hang', title: 'hangs', extensions: ['hang'],
+  supports: { differencing: false, encryption: false, compression: false, write: false },
+  probe: (head, tail, name) => (name.endsWith('.hang') ? 'certain' : 'no'),
+  open: async name => ({
+    adapter: 'hang', name, encrypted: false, points: [point], warnings: [], [Symbol.asyncDispose]: async () => {},
+  }),
+};
+`;
+
+interface At extends AsyncDisposable {
+  readonly mnt: string;
+  readonly disk: string;
+  plant(name: 'spin' | 'slow', content: 'once' | 'always'): void;
+  status(): Promise<MountStatus>;
+  log(): string;
+}
+
+let mounts = 0;
+async function mounted(): Promise<At> {
+  const own = place(`${++mounts}`);
+  const [repo, mnt, adapter] = ['repo', 'mnt', 'adapter.mjs'].map(name => path.join(own, name)) as [
+    string,
+    string,
+    string,
+  ];
+  for (const made of [repo, mnt]) fs.mkdirSync(made, { recursive: true });
+  fs.writeFileSync(adapter, ADAPTER);
+  fs.writeFileSync(path.join(repo, 'a.hang'), 'x');
+  const ran = await runCli([
+    'mount',
+    repo,
+    mnt,
+    '--adapter',
+    adapter,
+    '--state',
+    path.join(own, 'state'),
+    '--cache',
+    '1M',
+  ]);
+  expect(ran, ran.stderr).toMatchObject({ code: 0 });
+  const points = fs.readdirSync(path.join(mnt, 'backups/hang')).filter(name => name !== 'latest');
+  const { log } = runPaths(mnt);
+  return {
+    mnt,
+    disk: path.join(mnt, 'backups/hang', points[0]!, 'disk0.raw'),
+    plant: (name, content) => fs.writeFileSync(path.join(own, name), content),
+    status: async () => JSON.parse((await runCli(['mount', '--status', mnt, '--json'])).stdout) as MountStatus,
+    log: () => fs.readFileSync(log, 'utf8'),
+    async [Symbol.asyncDispose]() {
+      const ended = await runCli(['umount', mnt, '--release']);
+      expect(ended, ended.stderr).toMatchObject({ code: 0 });
+    },
+  };
+}
+
+/** Reads every unit past the caches, in a process of its own: how long it took in ms, or the error. */
+function readAll(file: string): Promise<{ readonly ms: number; readonly error: string }> {
+  const program = `
+import os, mmap, sys
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT); page = mmap.mmap(-1, ${UNIT})
+for n in range(${UNITS}):
+    assert os.preadv(fd, [page], n * ${UNIT}) == ${UNIT} and page[:] == bytes([n]) * ${UNIT}, n`;
+  const began = performance.now();
+  const child = spawn('python3', ['-c', program, file], { stdio: ['ignore', 'ignore', 'pipe'] });
+  let error = '';
+  child.stderr.setEncoding('utf8').on('data', part => {
+    error += part;
+  });
+  return new Promise(resolve => child.once('close', () => resolve({ ms: performance.now() - began, error })));
+}
+
+describe.skipIf(cannot !== '').concurrent(`a hung worker${cannot === '' ? '' : ` (skipped: ${cannot})`}`, () => {
+  test('that was stopped is killed and replaced', async () => {
+    await using at = await mounted();
+    const { worker } = await at.status();
+    process.kill(worker.pid, 'SIGSTOP');
+    expect((await readAll(at.disk)).error).toBe('');
+    expect((await at.status()).worker).toMatchObject({ restarts: 1 });
+    expect(() => process.kill(worker.pid, 0)).toThrow('ESRCH');
+  }, 60_000);
+
+  test('control: with nobody who watches, readers wait', async () => {
+    await using at = await mounted();
+    const { supervisor, worker } = await at.status();
+    process.kill(supervisor.pid, 'SIGSTOP');
+    process.kill(worker.pid, 'SIGSTOP');
+    const reading = readAll(at.disk);
+    expect(await Promise.race([reading, after(13_000, 'still waits')])).toBe('still waits');
+    process.kill(worker.pid, 'SIGCONT');
+    process.kill(supervisor.pid, 'SIGCONT');
+    expect((await reading).error).toBe('');
+    expect((await at.status()).worker).toMatchObject({ restarts: 0 });
+  }, 60_000);
+
+  test('that spins is killed and replaced', async () => {
+    await using at = await mounted();
+    expect((await readAll(at.disk)).error).toBe('');
+    at.plant('spin', 'once');
+    const { ms, error } = await readAll(at.disk);
+    expect(error).toBe('');
+    expect(ms).toBeGreaterThan(8000);
+    expect((await at.status()).worker).toMatchObject({ restarts: 1 });
+    expect(at.log()).toMatch(/hangs while requests wait/);
+  }, 60_000);
+
+  test('is not one that waits long for its backups', async () => {
+    await using at = await mounted();
+    at.plant('slow', 'once');
+    const { ms, error } = await readAll(at.disk);
+    expect(error).toBe('');
+    expect(ms).toBeGreaterThan(13_000);
+    expect((await at.status()).worker).toMatchObject({ restarts: 0 });
+  }, 60_000);
+
+  test.skipIf(process.env.BOOTMOUNT_LONG === undefined)(
+    'that hangs again and again is given up: callers get an error (with BOOTMOUNT_LONG=1)',
+    async ({ expect }) => {
+      const at = await mounted();
+      at.plant('spin', 'always');
+      expect((await readAll(at.disk)).error).toMatch(/OSError|ConnectionAbortedError/);
+      await expect.poll(() => fs.existsSync(runPaths(at.mnt).folder), { timeout: 10_000 }).toBe(false);
+      releaseMountpoint(at.mnt);
+    },
+    120_000,
+  );
+});
