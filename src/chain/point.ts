@@ -1,5 +1,5 @@
 /** What a repository shows: sets, restore points, disks. Built by `repository.ts`. */
-import type { Bytes, Disk, PointType } from '../base/contracts.ts';
+import type { Bytes, Disk, Layer, PointType } from '../base/contracts.ts';
 import type { ImageError } from '../base/errors.ts';
 
 export interface PointDisk {
@@ -29,6 +29,8 @@ export interface RestorePoint {
   readonly parent: string | null;
   /** Reads the disk through its whole chain. Throws `problem` when the state is not ok. */
   openDisk(index: number): Promise<Disk>;
+  /** What the disk is read through, base first; points of one chain share them. Throws as `openDisk` does. */
+  layers(index: number): readonly Layer[];
 }
 
 export interface BackupSet {

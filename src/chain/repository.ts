@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Adapter, Disk, ImagePoint, Keyring, LayerId, Store } from '../base/contracts.ts';
+import type { Adapter, Disk, ImageDisk, ImagePoint, Keyring, Layer, LayerId, Store } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { UnitCache } from './cache.ts';
 import { chainDisk } from './disk.ts';
@@ -219,19 +219,32 @@ function restorePoint(set: string, placed: Placed, names: ReadonlyMap<Link, stri
       if (problem !== null) throw problem;
       return openChain(chain, index, identity, cache);
     },
+    layers: index => {
+      if (problem !== null) throw problem;
+      return layersOf(chain, index);
+    },
   };
 }
 
-function openChain(chain: readonly Link[], index: number, identity: string, cache: UnitCache): Disk {
-  const tip = chain.at(-1)!;
+function diskOf(tip: Link, index: number): ImageDisk {
   const disk = tip.point.disks[index];
   if (disk === undefined) throw new ImageError('not-found', `there is no disk ${index}`, { file: tip.file });
-  const layers = [];
+  return disk;
+}
+
+function layersOf(chain: readonly Link[], index: number): readonly Layer[] {
+  const { name } = diskOf(chain.at(-1)!, index);
+  const layers: Layer[] = [];
   for (const { file, point } of chain) {
     // A disk that was added later has no layer in the older images.
-    const layer = point.disks.find(d => d.name === disk.name)?.layer;
-    if (layer === null) throw new ImageError('broken-chain', `${disk.name} cannot be read`, { file });
+    const layer = point.disks.find(d => d.name === name)?.layer;
+    if (layer === null) throw new ImageError('broken-chain', `${name} cannot be read`, { file });
     if (layer !== undefined) layers.push(layer);
   }
-  return chainDisk({ layers, id: `${identity}/${disk.name}`, sectorSize: disk.sectorSize, cache });
+  return layers;
+}
+
+function openChain(chain: readonly Link[], index: number, identity: string, cache: UnitCache): Disk {
+  const { name, sectorSize } = diskOf(chain.at(-1)!, index);
+  return chainDisk({ layers: layersOf(chain, index), id: `${identity}/${name}`, sectorSize, cache });
 }

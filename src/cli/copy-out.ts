@@ -6,7 +6,7 @@
 import fs from 'node:fs';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { BATCH, type PointDir, type PointLink, type PointNode } from '../files/point-files.ts';
+import { BATCH, FEW_RANGES, type PointDir, type PointLink, type PointNode } from '../files/point-files.ts';
 import { copyFile, inside } from './copy-file.ts';
 
 const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW } = fs.constants;
@@ -64,7 +64,7 @@ async function copyFolder(dir: PointDir, { folder, name, path }: Target, spec: C
     const names = (await dir.list()).map(entry => entry.name);
     for (let from = 0; from < names.length; from += BATCH) {
       const batch = names.slice(from, from + BATCH);
-      for (const [i, node] of (await dir.children(batch)).entries()) {
+      for (const [i, node] of (await dir.children(batch, FEW_RANGES)).entries()) {
         await copyNode(node, { folder: its, name: batch[i]!, path: `${path}/${batch[i]}` }, spec, done);
       }
     }

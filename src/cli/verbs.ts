@@ -22,6 +22,8 @@ export const verbs: Readonly<Record<string, () => VerbModule>> = {
   cp: () => import('./cp.ts'),
   tree: () => import('./tree.ts'),
   find: () => import('./find.ts'),
+  history: () => import('./history.ts'),
+  diff: () => import('./diff.ts'),
   doctor: () => import('./doctor.ts'),
   completion: () => import('./completion.ts'),
 };

@@ -156,7 +156,7 @@ async function nodeAt(at: NodePath): Promise<VolumeNode> {
   return found;
 }
 
-async function recordOf(node: VolumeNode): Promise<NodeRecord> {
+async function recordOf(node: VolumeNode, ranges: RangesRecord | null = null): Promise<NodeRecord> {
   const { kind, mtime, mode, uid, gid, links } = node;
   return {
     kind,
@@ -169,6 +169,7 @@ async function recordOf(node: VolumeNode): Promise<NodeRecord> {
     size: node.kind === 'file' ? node.size : 0,
     allocated: node.kind === 'file' ? node.allocated : 0,
     target: node.kind === 'link' ? await node.target() : '',
+    ranges,
   };
 }
 
@@ -187,11 +188,9 @@ function contentAt(at: NodePath): Promise<FileContent> {
   return opening;
 }
 
-async function rangesFrom(at: NodePath, from: Bytes): Promise<RangesRecord> {
-  const content = await contentAt(at);
-  const volume = await volumeOf(at);
+function rangesOf(content: FileContent, volume: FoundVolume, from: Bytes, most: number): RangesRecord {
   const numbers: number[] = [];
-  for (let here = from; here < content.size && numbers.length < RANGE_WORDS * MOST_RANGES; ) {
+  for (let here = from; here < content.size && numbers.length < RANGE_WORDS * most; ) {
     const part = content.range(here, content.size - here);
     const place = part.kind === 'disk' ? volume.place(part.at, part.length) : null;
     const length = place?.length ?? part.length;
@@ -200,6 +199,17 @@ async function rangesFrom(at: NodePath, from: Bytes): Promise<RangesRecord> {
     here += length;
   }
   return { size: content.size, table: Float64Array.from(numbers) };
+}
+
+async function recordAt(at: NodePath, most: number): Promise<NodeRecord> {
+  const node = await nodeAt(at);
+  if (node.kind !== 'file' || most === 0) return recordOf(node);
+  try {
+    return await recordOf(node, rangesOf(await node.open(), await volumeOf(at), 0, most));
+  } catch {
+    // Whoever opens the file is told why it cannot be read.
+    return recordOf(node);
+  }
 }
 
 async function carryOut(work: Work): Promise<unknown> {
@@ -223,11 +233,13 @@ async function carryOut(work: Work): Promise<unknown> {
     case 'nodes':
       return Promise.all(
         work.names.map(name =>
-          nodeAt({ ...work, path: [...work.path, name] }).then(recordOf, error => ({ failure: failureOf(error) })),
+          recordAt({ ...work, path: [...work.path, name] }, work.ranges).catch(error => ({
+            failure: failureOf(error),
+          })),
         ),
       );
     case 'ranges':
-      return rangesFrom(work, work.from);
+      return rangesOf(await contentAt(work), await volumeOf(work), work.from, MOST_RANGES);
     case 'read': {
       const into = new Uint8Array(work.length);
       await (await contentAt(work)).read(into, work.from);

@@ -46,10 +46,16 @@ function windowOf({ table }: RangesRecord, from: Bytes): Window {
 /** A message over the channel is copied several times: longer reads of packed data go in parts. */
 const LONGEST_UNPACKED = 1_048_576;
 
-export async function openContent(parser: Parser, disks: readonly Disk[], node: NodePath): Promise<FileContent> {
+/** `known`: the first ranges, where they are known. */
+export async function openContent(
+  parser: Parser,
+  disks: readonly Disk[],
+  node: NodePath,
+  known: RangesRecord | null,
+): Promise<FileContent> {
   const ask = (from: Bytes): Promise<RangesRecord> =>
     parser.ask({ op: 'ranges', ...node, from }) as Promise<RangesRecord>;
-  const first = await ask(0);
+  const first = known ?? (await ask(0));
   return new Content(
     first,
     ask,

@@ -21,8 +21,11 @@ export interface PointDir extends Attributes {
   list(): Promise<readonly ListedName[]>;
   /** Also `name:stream`, for an alternate data stream. null: there is none. */
   child(name: string): Promise<PointNode | null>;
-  /** Several at once, in their order; what cannot be read is an error in its place. */
-  children(names: readonly string[]): Promise<readonly (PointNode | ImageError)[]>;
+  /**
+   * Several at once, in their order; what cannot be read is an error in its place. `ranges`: how many of each file are
+   * fetched with it, so that opening it costs nothing.
+   */
+  children(names: readonly string[], ranges?: number): Promise<readonly (PointNode | ImageError)[]>;
 }
 
 export interface PointFile extends Attributes {
@@ -59,6 +62,8 @@ export interface PointFiles {
   readonly locked: readonly LockedVolume[];
   /** One line each: what cannot be read, and what is odd about the rest. */
   readonly notes: readonly string[];
+  /** Nothing of it is to be used afterwards. */
+  close(): void;
 }
 
 /** What opens the disks of a point; `chain/point.ts` has it. */
@@ -74,11 +79,14 @@ interface Where {
   readonly disks: () => Promise<readonly Disk[]>;
 }
 
+/** Ranges that come along with a file for whoever opens most of a folder's files. */
+export const FEW_RANGES = 16;
+
 /** So many names are asked for at once. */
 export const BATCH = 256;
 
 function nodeOf(where: Where, at: NodePath, record: NodeRecord): PointNode {
-  const { kind, id, mtime, mode, uid, gid, links, size, allocated, target } = record;
+  const { kind, id, mtime, mode, uid, gid, links, size, allocated, target, ranges } = record;
   const attributes: Attributes = { mtime, mode, uid, gid, links };
   switch (kind) {
     case 'dir':
@@ -89,7 +97,7 @@ function nodeOf(where: Where, at: NodePath, record: NodeRecord): PointNode {
         ...attributes,
         size,
         allocated,
-        open: async () => openContent(where.parser, await where.disks(), at),
+        open: async () => openContent(where.parser, await where.disks(), at, ranges),
       };
     case 'link':
       return { kind, ...attributes, target };
@@ -122,8 +130,8 @@ function dirOf(where: Where, at: NodePath, id: string, attributes: Attributes): 
       const colon = name.indexOf(':');
       return node ?? (colon > 0 ? one(below(name.slice(0, colon), name.slice(colon + 1))) : null);
     },
-    async children(names) {
-      const records = (await parser.ask({ op: 'nodes', ...at, names })) as readonly (
+    async children(names, ranges = 0) {
+      const records = (await parser.ask({ op: 'nodes', ...at, names, ranges })) as readonly (
         | NodeRecord
         | { readonly failure: FailureRecord }
       )[];
@@ -158,6 +166,7 @@ export async function openPointFiles(parser: Parser, point: DisksOfPoint): Promi
   try {
     const { volumes, locked, notes } = (await parser.ask({ op: 'volumes', group })) as VolumesRecord;
     return {
+      close: () => parser.forget(group),
       locked,
       notes,
       volumes: volumes.map(({ name, type }) => {

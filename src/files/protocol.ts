@@ -26,8 +26,8 @@ export type Work =
   | { readonly op: 'volumes'; readonly group: number }
   | ({ readonly op: 'list' } & NodePath)
   | ({ readonly op: 'node' } & NodePath)
-  /** Several names of one folder at once. */
-  | ({ readonly op: 'nodes'; readonly names: readonly string[] } & NodePath)
+  /** Several names of one folder at once, with up to so many `ranges` of each file. */
+  | ({ readonly op: 'nodes'; readonly names: readonly string[]; readonly ranges: number } & NodePath)
   | ({ readonly op: 'ranges'; readonly from: Bytes } & NodePath)
   | ({ readonly op: 'read'; readonly from: Bytes; readonly length: number } & NodePath);
 
@@ -55,6 +55,8 @@ export interface NodeRecord {
   readonly allocated: Bytes;
   /** Of a link. */
   readonly target: string;
+  /** Of a file, where they were asked for and can be had. */
+  readonly ranges: RangesRecord | null;
 }
 
 export interface ListRecord {

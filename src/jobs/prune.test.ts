@@ -26,6 +26,7 @@ function pointOf({ name, parent, time, problem = undefined }: Made): RestorePoin
     file: `s/${name}.bml`,
     files: [`s/${name}.bml`],
     parent: parent ?? null,
+    layers: () => [],
     openDisk: () => Promise.reject(new Error('not here')),
   };
 }

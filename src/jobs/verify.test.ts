@@ -40,6 +40,7 @@ function point(name: string, more: Partial<RestorePoint> = {}): RestorePoint {
     file: name,
     files: [name],
     parent: null,
+    layers: () => [],
     openDisk: async () => memoryDisk(content()),
     ...more,
   };
