@@ -6,9 +6,9 @@ import type {
   ImageDisk,
   ImagePoint,
   LayerId,
+  Scratch,
   Store,
   VerifyRun,
-  WritableStore,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { assembleImage, type ImageParts, lonePart } from './disks.ts';
@@ -102,7 +102,7 @@ const member = (name: string): Image => ({
   async [Symbol.asyncDispose]() {},
 });
 
-async function openImage(name: string, store: Store, scratch: WritableStore | null): Promise<Image> {
+async function openImage(name: string, store: Store, scratch: Scratch | undefined): Promise<Image> {
   const folder = await openFolder(store, name);
   const own = baseOf(name);
   if (own === PARTS) {
@@ -144,20 +144,15 @@ function owns(name: string, has: (name: string) => boolean): boolean {
 
 /**
  * Reads Clonezilla images: each disk put together from its partitions and its partition table. Compressed partitions
- * are unpacked into `scratch` when they are first read, once; without one the image is listed, and says how to unpack
+ * are unpacked into scratch space when they are first read, once; without any the image is listed, and says how to unpack
  * them.
  */
-export function clonezillaAdapter(scratch: WritableStore | null): Adapter {
-  return {
-    name: 'clonezilla',
-    title: 'Clonezilla',
-    extensions: [],
-    supports: { differencing: false, encryption: false, compression: scratch !== null, write: false },
-    probe,
-    owns,
-    open: (name, store) => openImage(name, store, scratch),
-  };
-}
-
-/** Uncompressed images; compressed ones are listed only. */
-export const clonezilla = clonezillaAdapter(null);
+export const clonezilla: Adapter = {
+  name: 'clonezilla',
+  title: 'Clonezilla',
+  extensions: [],
+  supports: { differencing: false, encryption: false, compression: true, write: false },
+  probe,
+  owns,
+  open: (name, store, _keys, scratch) => openImage(name, store, scratch),
+};

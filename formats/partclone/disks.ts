@@ -1,6 +1,6 @@
 /** The disks of a Clonezilla image, put together from partitions, partition tables and the sectors between. */
 import { assembleDisk, type DiskPart } from '../../src/base/assemble.ts';
-import type { ByteSource, Bytes, Layer, LayerId, WritableStore } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Layer, LayerId, Scratch } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lazySource } from '../../src/base/lazy.ts';
 import { roundUp } from '../../src/base/range.ts';
@@ -31,7 +31,7 @@ export interface ImageParts {
 /** What is collected on the way. */
 interface Found {
   readonly folder: Folder;
-  readonly scratch: WritableStore | null;
+  readonly scratch: Scratch | undefined;
   /** Names in `parts`. */
   readonly names: readonly string[];
   readonly volumes: { readonly name: string; readonly saved: SavedVolume }[];
@@ -139,7 +139,7 @@ function alone(folder: Folder, name: string, { size, stored, volume }: SavedVolu
   return { name, size: length, sectorSize: 512, stored, layer };
 }
 
-const newFound = (folder: Folder, names: readonly string[], scratch: WritableStore | null): Found => ({
+const newFound = (folder: Folder, names: readonly string[], scratch: Scratch | undefined): Found => ({
   folder,
   scratch,
   names,
@@ -172,7 +172,7 @@ function refuseVolumeGroups(found: Found): void {
 export async function assembleImage(
   folder: Folder,
   names: readonly string[],
-  scratch: WritableStore | null,
+  scratch: Scratch | undefined,
 ): Promise<ImageParts> {
   const found = newFound(folder, names, scratch);
   const listed = ((await textFile(folder, 'disk')) ?? '').split(/\s+/);
@@ -202,7 +202,7 @@ export async function assembleImage(
 }
 
 /** One saved partition without the image around it. */
-export async function lonePart(folder: Folder, stream: Stream, scratch: WritableStore | null): Promise<ImageParts> {
+export async function lonePart(folder: Folder, stream: Stream, scratch: Scratch | undefined): Promise<ImageParts> {
   const found = newFound(folder, [stream.part], scratch);
   const saved = await openPartition(found, stream.part, null);
   return partsOf(found, saved === null ? [] : [alone(folder, stream.part, saved)]);

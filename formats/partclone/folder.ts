@@ -138,6 +138,7 @@ export function streamSource({ store, path }: Folder, { stem, pieces }: Stream):
   return {
     name,
     size,
+    version: pieces.map(piece => `${piece.size} ${piece.modified.getTime()}`).join(' '),
     read(into, at): Done {
       if (at + into.length > size) {
         const got = Math.max(0, size - at);

@@ -1,2 +1,2 @@
-export { clonezilla, clonezillaAdapter } from './clonezilla.ts';
+export { clonezilla } from './clonezilla.ts';
 export { partclone } from './read.ts';

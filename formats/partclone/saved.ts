@@ -1,9 +1,9 @@
 /** What was saved of one partition, opened as a volume. */
 import type { Volume } from '../../src/base/assemble.ts';
-import type { ByteSource, Bytes, VerifyRun, WritableStore } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Scratch, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { PACKINGS, type Packing, packedHead, unpackedSource } from '../../src/base/packing/packing.ts';
 import { checkPieces, type Folder, type Stream, streamSource } from './folder.ts';
-import { PACKINGS, type Packing, packedHead, unpacked } from './packed.ts';
 import { HEADER_1, hasMagic, type ImageHeader, parseHeader } from './structs.ts';
 import { type Checked, verifyVolume } from './verify.ts';
 import { partcloneVolume, unchecked, unitsOf } from './volume.ts';
@@ -57,6 +57,7 @@ function laterVolume(shape: Pick<Volume, 'blockSize' | 'units'>, open: () => Pro
     ...shape,
     locate: (at, limit) => opened?.locate(at, limit) ?? null,
     load: async (at, limit) => (await ready()).load(at, limit),
+    deferred: () => opened === null,
     unpack: async (unit, into) => (await ready()).unpack(unit, into),
   };
 }
@@ -65,10 +66,14 @@ function laterVolume(shape: Pick<Volume, 'blockSize' | 'units'>, open: () => Pro
 const longest = ({ dataAt, blocks, blockSize, sumSize, blocksPerSum }: ImageHeader): Bytes =>
   dataAt + blocks * blockSize + (sumSize === 0 ? 0 : Math.ceil(blocks / blocksPerSum) * Math.max(8, sumSize));
 
-function mustUnpack(folder: Folder, { bare, stem, packing }: Stream, { command }: Packing): ImageError {
+/** What a person can unpack it with: the ending that Clonezilla gives it says how, where no program is known here. */
+const commandOf = (packing: string): string =>
+  packing in PACKINGS ? PACKINGS[packing as keyof typeof PACKINGS].command : 'lrzip -d -o -';
+
+function mustUnpack(folder: Folder, { bare, stem, packing }: Stream): ImageError {
   const file = folder.path + stem;
   const all = `${stem}${folder.entries.has(stem) ? '' : '.*'}`;
-  const hint = `in the image's folder: cat ${all} | ${command} > ${bare}.uncomp`;
+  const hint = `in the image's folder: cat ${all} | ${commandOf(packing)} > ${bare}.uncomp`;
   return new ImageError('unsupported', `compressed (${packing}): unpack it first`, { file }, { hint });
 }
 
@@ -76,21 +81,26 @@ interface Opening {
   readonly folder: Folder;
   readonly stream: Stream;
   readonly source: ByteSource;
-  readonly scratch: WritableStore | null;
+  readonly scratch: Scratch | undefined;
   /** Length of its partition; null where nothing says. */
   readonly room: Bytes | null;
 }
 
-async function openPacked({ folder, stream, source, scratch, room }: Opening): Promise<SavedVolume> {
-  const packing = PACKINGS[stream.packing]!;
-  const head = scratch === null ? null : await packedHead(source, packing, HEADER_1);
-  if (head === null || scratch === null) throw mustUnpack(folder, stream, packing);
+/** A compressed file, of which only the header is read before it is unpacked. Throws what `refused` gives for one that cannot be. */
+export async function packedVolume(
+  source: ByteSource,
+  packing: Packing,
+  scratch: Scratch,
+  room: Bytes | null,
+  refused: () => ImageError,
+): Promise<SavedVolume> {
+  const head = (await packedHead(source, packing, () => HEADER_1)).subarray(0, HEADER_1);
   const header = hasMagic(head) ? parseHeader(head, source.name) : null;
   const most = header === null ? room : longest(header);
-  if (most === null) throw mustUnpack(folder, stream, packing);
+  if (most === null) throw refused();
   let plain: Promise<ByteSource> | null = null;
   const open = (): Promise<ByteSource> => {
-    plain ??= unpacked(source, packing, most, scratch).catch((error: unknown) => {
+    plain ??= unpackedSource(source, packing, most, scratch).catch((error: unknown) => {
       plain = null;
       throw error;
     });
@@ -117,6 +127,13 @@ async function openPacked({ folder, stream, source, scratch, room }: Opening): P
       await source[Symbol.asyncDispose]();
     },
   };
+}
+
+async function openPacked(opening: Opening): Promise<SavedVolume> {
+  const { folder, stream, source, scratch, room } = opening;
+  const refused = (): ImageError => mustUnpack(folder, stream);
+  if (scratch === undefined || !(stream.packing in PACKINGS)) throw refused();
+  return packedVolume(source, PACKINGS[stream.packing as keyof typeof PACKINGS], scratch, room, refused);
 }
 
 async function openPlain(source: ByteSource, stream: Stream): Promise<SavedVolume> {
@@ -155,7 +172,7 @@ async function openPlain(source: ByteSource, stream: Stream): Promise<SavedVolum
 export async function openSaved(
   folder: Folder,
   stream: Stream,
-  scratch: WritableStore | null,
+  scratch: Scratch | undefined,
   room: Bytes | null,
 ): Promise<SavedVolume> {
   checkPieces(stream);

@@ -2,13 +2,13 @@ import { describe, expect, test } from 'vitest';
 import { adler32 } from '../../src/base/checksum.ts';
 import type { Problem } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { decodeFrame, lz4Block } from '../../src/base/packing/lz4.ts';
+import { xxhash, xxhash32 } from '../../src/base/packing/xxhash32.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { missing } from '../../test/kit/oracles.ts';
 import { openStack } from '../../test/kit/reference.ts';
 import { content, lz4Frame, sizedFrame, stream } from './fixtures.ts';
 import { virtnbdbackup } from './index.ts';
-import { decodeFrame, lz4Block } from './lz4.ts';
-import { xxhash, xxhash32 } from './xxhash.ts';
 
 const keys = { secrets: async () => [] };
 const NAME = 'sda.full.data';

@@ -1,6 +1,6 @@
 /** Writes backups for tests, apart from the code that reads them; LZ4 frames are made by the `lz4` program. */
 import { execFileSync } from 'node:child_process';
-import { xxhash32 } from './xxhash.ts';
+import { xxhash32 } from '../../src/base/packing/xxhash32.ts';
 
 /** An LZ4 frame by the `lz4` program. */
 export const lz4Frame = (data: Uint8Array, options: readonly string[]): Buffer =>

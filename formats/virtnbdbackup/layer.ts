@@ -1,10 +1,10 @@
 /** One stream as a layer: plain where it is stored as it is, packed in units of 1 MiB where it is compressed. */
 import type { ByteSource, Bytes, Layer, LayerId, Location } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { decodeFrame, type PlacedFrame, type Position } from '../../src/base/packing/lz4.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 import type { Extent, ExtentList } from './extents.ts';
 import type { Meta } from './frames.ts';
-import { decodeFrame, type PlacedFrame, type Position } from './lz4.ts';
 import { framePass, type StreamIndex } from './pass.ts';
 
 /** A frame of up to 32 MiB is unpacked in parts of this size. */

@@ -1,9 +1,9 @@
 /** One pass over the frames of a stream: which range of the disk lies where. */
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { FRAME_HEADER_MOST, parseLz4Header } from '../../src/base/packing/lz4.ts';
 import { ExtentList } from './extents.ts';
 import { FRAME, type Frame, type Meta, readFrame, TERM } from './frames.ts';
-import { FRAME_HEADER_MOST, parseLz4Header } from './lz4.ts';
 
 /** Other work gets its turn after so many frames. */
 const TURN = 64;

@@ -3,7 +3,7 @@
 import { adler32 } from '../../src/base/checksum.ts';
 import type { Bytes, Store, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { decodeFrame } from './lz4.ts';
+import { decodeFrame } from '../../src/base/packing/lz4.ts';
 import { readText } from './names.ts';
 import type { DataDisk } from './read.ts';
 

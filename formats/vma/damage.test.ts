@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
 import type { Image, Problem } from '../../src/base/contracts.ts';
+import { lzo1x } from '../../src/base/packing/lzo.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { openStack } from '../../test/kit/reference.ts';
 import { archive, deviceContent, type Listed } from './fixtures.ts';
 import { vma } from './index.ts';
-import { lzo1x } from './lzo.ts';
 
 const keys = { secrets: async () => [] };
 const CONTENT = deviceContent(40 * 65_536, 1);

@@ -1,1 +1,1 @@
-export { vma, vmaAdapter } from './read.ts';
+export { vma } from './read.ts';

@@ -14,6 +14,8 @@ export interface Archive extends AsyncDisposable {
   readonly name: string;
   /** null while the archive is not indexed yet. */
   now(): ArchiveIndex | null;
+  /** Whether the first `load` unpacks the archive. */
+  readonly packed: boolean;
   /** Where the pieces are. Only after `load`. */
   source(): ByteSource;
   /** Indexes the archive; concurrent calls share one pass. */
@@ -23,11 +25,11 @@ export interface Archive extends AsyncDisposable {
   loadExtent(number: number): Promise<void>;
 }
 
-/** `file` is the archive's file, and closed with it; `open` gives what is in there uncompressed, which may be the same. */
+/** `file` is the archive's file, and closed with it; `open` gives what is in a compressed one. */
 export function openArchive(
   file: ByteSource,
   header: ArchiveHeader,
-  open: () => Promise<ByteSource> = async () => file,
+  open: (() => Promise<ByteSource>) | null = null,
 ): Archive {
   const { name } = file;
   let source: ByteSource | null = null;
@@ -37,7 +39,7 @@ export function openArchive(
   const coming = new Map<number, Promise<void>>();
 
   const load = async (): Promise<ArchiveIndex> => {
-    source ??= await open();
+    source ??= open === null ? file : await open();
     index = await indexPass(source, header);
     return index;
   };
@@ -52,6 +54,7 @@ export function openArchive(
   };
   return {
     name,
+    packed: open !== null,
     now: () => index,
     source: () => source!,
     load() {
@@ -151,6 +154,7 @@ export function deviceLayer(id: LayerId, archive: Archive, device: ArchiveDevice
       const run = runsOf(index).find(Math.floor(at / CLUSTER));
       if (run !== null && run.extent !== ZEROS) await archive.loadExtent(run.extent);
     },
+    deferred: () => archive.packed && archive.now() === null,
     unpack: () => Promise.reject(new ImageError('unsupported', 'a VMA archive holds no packed blocks')),
   };
 }

@@ -2,20 +2,25 @@ import { createHash } from 'node:crypto';
 import type {
   Adapter,
   ByteSource,
+  Bytes,
   Confidence,
   Image,
   ImagePoint,
+  Keyring,
   LayerId,
+  Scratch,
   Store,
   VerifyRun,
-  WritableStore,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { PACKINGS, type Packing, packedHead, packingOf, unpackedSource } from '../../src/base/packing/packing.ts';
 import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
 import { type ArchiveHeader, headerLength, parseHeader } from './header.ts';
 import { type Archive, deviceLayer, openArchive } from './layer.ts';
-import { type Packing, packedHeader, packingOf, unpacked } from './packed.ts';
-import { HEADER } from './structs.ts';
+import { CLUSTER, EXTENT_HEADER, HEADER } from './structs.ts';
+
+/** As vzdump compresses them. */
+const USED = [PACKINGS.zst, PACKINGS.gz, PACKINGS.lzo];
 
 async function plainHeader(source: ByteSource): Promise<Uint8Array> {
   if (source.size < HEADER) {
@@ -27,6 +32,27 @@ async function plainHeader(source: ByteSource): Promise<Uint8Array> {
   await source.read(whole, 0);
   return whole;
 }
+
+/** The archive's header, from the front of the compressed file. */
+async function packedHeader(source: ByteSource, packing: Packing): Promise<Uint8Array> {
+  const length = (got: Uint8Array): Bytes => (got.length < HEADER ? HEADER : headerLength(got, source.name));
+  const head = await packedHead(source, packing, length);
+  if (head.length < HEADER || head.length < length(head)) {
+    throw new ImageError('corrupt', 'the archive ends inside its header', { file: source.name, at: source.size });
+  }
+  return head.subarray(0, length(head));
+}
+
+/** More than this an archive with these devices cannot hold, even with an extent for each cluster. */
+const longest = (header: ArchiveHeader): Bytes =>
+  header.devices.reduce(
+    (sum, { size }) => sum + Math.ceil(size / CLUSTER) * (CLUSTER + EXTENT_HEADER),
+    header.size + EXTENT_HEADER,
+  );
+
+/** How the file is compressed, by its name and magic; null when it is not. */
+const packingFor = (head: Uint8Array, name: string): Packing | null =>
+  /\.vma\.(?:zst|gz|lzo)$/i.test(name) ? packingOf(head, USED) : null;
 
 /** The backups of one machine belong together: `vzdump-qemu-100-2026_11_20-10_00_00.vma`. */
 function setOf(name: string): string | null {
@@ -83,60 +109,55 @@ function imageOf(
   };
 }
 
-const needsUnpacking = (name: string, { command }: Packing): ImageError =>
-  new ImageError(
-    'unsupported',
-    `a compressed archive has no random access: unpack it first (${command})`,
-    { file: name },
-    { hint: `${command} ${name}` },
-  );
+function needsUnpacking(name: string, { command }: Packing): ImageError {
+  const message = 'a compressed archive has no random access: unpack it first';
+  const hint = `${command} < ${JSON.stringify(name)} > ${JSON.stringify(name.replace(/\.[^.]+$/, ''))}`;
+  return new ImageError('unsupported', message, { file: name }, { hint });
+}
 
-async function openSource(source: ByteSource, scratch: WritableStore | null): Promise<Image> {
+async function openSource(source: ByteSource, scratch: Scratch | undefined): Promise<Image> {
   const { name, size } = source;
   const head = new Uint8Array(Math.min(16, size));
   await source.read(head, 0);
-  const packing = packingOf(head, name);
+  const packing = packingFor(head, name);
   if (packing === null) {
     const header = parseHeader(await plainHeader(source), name);
     return imageOf(name, size, header, openArchive(source, header), null);
   }
   const header = parseHeader(await packedHeader(source, packing), name);
-  if (scratch === null) return imageOf(name, size, header, openArchive(source, header), needsUnpacking(name, packing));
-  const archive = openArchive(source, header, () => unpacked(source, packing, header, scratch));
+  if (scratch === undefined) {
+    return imageOf(name, size, header, openArchive(source, header), needsUnpacking(name, packing));
+  }
+  const archive = openArchive(source, header, () => unpackedSource(source, packing, longest(header), scratch));
   return imageOf(name, size, header, archive, null);
 }
 
 function probe(head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
   const isPlain = head.length >= HEADER && [0x56, 0x4d, 0x41, 0x00].every((byte, i) => head[i] === byte);
-  return isPlain || packingOf(head, name) !== null ? 'certain' : 'no';
+  return isPlain || packingFor(head, name) !== null ? 'certain' : 'no';
 }
 
 /** Notes and logs that vzdump writes beside an archive. */
 const BESIDE = /(?:^|\/)vzdump-qemu-\d+-[\d_]+-[\d_]+(?:\.log|\.vma(?:\.(?:zst|gz|lzo))?\.(?:notes|protected))$/;
 
 /**
- * Reads VMA archives. Compressed ones are unpacked into `scratch` when they are first read, once; without one they are
- * listed, and say how to unpack them.
+ * Reads VMA archives. Compressed ones are unpacked into scratch space when they are first read, once; without any they
+ * are listed, and say how to unpack them.
  */
-export function vmaAdapter(scratch: WritableStore | null): Adapter {
-  return {
-    name: 'vma',
-    title: 'Proxmox VE archive (vzdump)',
-    extensions: ['.vma', '.vma.zst', '.vma.gz', '.vma.lzo'],
-    supports: { differencing: false, encryption: false, compression: scratch !== null, write: false },
-    probe,
-    owns: name => BESIDE.test(name),
-    async open(name: string, store: Store) {
-      const source = await store.open(name);
-      try {
-        return await openSource(source, scratch);
-      } catch (error) {
-        await source[Symbol.asyncDispose]();
-        throw error;
-      }
-    },
-  };
-}
-
-/** Uncompressed archives; compressed ones are listed only. */
-export const vma = vmaAdapter(null);
+export const vma: Adapter = {
+  name: 'vma',
+  title: 'Proxmox VE archive (vzdump)',
+  extensions: ['.vma', '.vma.zst', '.vma.gz', '.vma.lzo'],
+  supports: { differencing: false, encryption: false, compression: true, write: false },
+  probe,
+  owns: name => BESIDE.test(name),
+  async open(name: string, store: Store, _keys: Keyring, scratch?: Scratch) {
+    const source = await store.open(name);
+    try {
+      return await openSource(source, scratch);
+    } catch (error) {
+      await source[Symbol.asyncDispose]();
+      throw error;
+    }
+  },
+};

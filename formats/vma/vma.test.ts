@@ -6,9 +6,10 @@ import { describe, expect, test } from 'vitest';
 import { openRepository } from '../../src/chain/repository.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { adapterKit, type MadeImage } from '../../test/kit/adapter-kit.ts';
+import { memoryScratch } from '../../test/kit/memory-scratch.ts';
 import { expectationOf, SAMPLES, sampleMissing } from '../../test/kit/samples.ts';
 import { archive, deviceContent } from './fixtures.ts';
-import { vma, vmaAdapter } from './index.ts';
+import { vma } from './index.ts';
 
 const SHA = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex');
 const NO_KEYS = { secrets: async () => [] };
@@ -81,8 +82,8 @@ const scattered: MadeImage = {
 
 adapterKit(vma, { images: sampleMissing(ZST) === null ? [small, scattered] : [scattered] });
 
-async function contents(name: string, file: Uint8Array, adapter = vma): Promise<Points> {
-  await using repository = await openRepository(memoryStore({ [name]: file }), [adapter], NO_KEYS);
+async function contents(name: string, file: Uint8Array, scratch = memoryScratch()): Promise<Points> {
+  await using repository = await openRepository(memoryStore({ [name]: file }), [vma], NO_KEYS, { scratch });
   const got: Points = {};
   const point = repository.sets[0]!.points[0]!;
   if (point.problem !== null) throw point.problem;
@@ -165,29 +166,26 @@ describe('compressed archives', () => {
   });
 
   test.each(packed)('%s is unpacked once into a scratch store', async (name, make, points) => {
-    const scratch = memoryStore();
+    const scratch = memoryScratch();
     const file = make();
-    for (let i = 0; i < 2; i++) expect(await contents(name, file, vmaAdapter(scratch))).toEqual(points);
-    const kept: string[] = [];
-    for await (const entry of scratch.list()) kept.push(entry.name);
-    expect(kept).toEqual([expect.stringMatching(/^[0-9a-f]{40}\.vma$/)]);
+    for (let i = 0; i < 2; i++) expect(await contents(name, file, scratch)).toEqual(points);
+    expect(scratch.kept).toHaveLength(1);
   });
 
   test.each(packed)('%s, damaged: an error, and nothing is kept', async (name, make) => {
-    const scratch = memoryStore();
+    const scratch = memoryScratch();
     const sound = make();
     for (const file of [
       sound.slice(0, sound.length - 50),
       Uint8Array.from(sound, (b, i) => (i === Math.floor(sound.length / 2) ? b ^ 255 : b)),
     ]) {
-      await expect(contents(name, file, vmaAdapter(scratch))).rejects.toMatchObject({ fault: 'corrupt' });
-      for await (const entry of scratch.list()) expect(entry.name).toBe('nothing');
+      await expect(contents(name, file, scratch)).rejects.toMatchObject({ fault: 'corrupt' });
+      expect(scratch.kept).toEqual([]);
     }
   });
 
   test('a bomb is stopped at the length that the devices allow', async () => {
     const bomb = zstdCompressSync(Buffer.concat([plain, Buffer.alloc(50_000_000)]));
-    const scratch = memoryStore();
-    await expect(contents('x.vma.zst', bomb, vmaAdapter(scratch))).rejects.toThrow('more comes out');
+    await expect(contents('x.vma.zst', bomb)).rejects.toThrow('more comes out');
   });
 });

@@ -24,7 +24,7 @@ const TURN = 256;
 const WINDOW = 3 * SECTOR;
 
 interface Pass {
-  readonly source: ByteSource;
+  source: ByteSource;
   readonly disks: Map<string, BlockRuns>;
   /** Where the next header lies. */
   at: Bytes;
@@ -35,7 +35,10 @@ interface Pass {
 }
 
 export interface Archive {
+  /** Where the blocks lie: of a compressed archive known when the first of them is. */
   readonly source: ByteSource;
+  /** Whether a compressed archive is still to be unpacked. */
+  packed(): boolean;
   /** Blocks of the disk that were met so far. */
   blocks(ref: string): BlockRuns;
   /** Names of all disks that were met so far, in the order of the archive. */
@@ -141,7 +144,9 @@ async function step(pass: Pass): Promise<void> {
   if (sum !== 'none') pass.at = end + 2 * SECTOR;
 }
 
-export function openArchive(source: ByteSource): Archive {
+/** `unpack`: gives what is in a compressed archive, whose file `source` is. */
+export function openArchive(source: ByteSource, unpack: (() => Promise<ByteSource>) | null = null): Archive {
+  let packed = unpack !== null;
   const pass: Pass = { source, disks: new Map(), at: 0, runs: 0, done: false, fault: null };
   const empty = new BlockRuns();
   const blocks = (ref: string): BlockRuns => pass.disks.get(ref) ?? empty;
@@ -149,6 +154,10 @@ export function openArchive(source: ByteSource): Archive {
   let going: Promise<void> | null = null;
 
   const go = async (enough: () => boolean): Promise<void> => {
+    if (packed && unpack !== null) {
+      pass.source = await unpack();
+      packed = false;
+    }
     for (let turn = 1; !enough() && !pass.done; turn++) {
       try {
         await step(pass);
@@ -171,7 +180,10 @@ export function openArchive(source: ByteSource): Archive {
     }
   };
   return {
-    source,
+    get source() {
+      return pass.source;
+    },
+    packed: () => packed,
     blocks,
     refs: () => [...pass.disks.keys()],
     knows,

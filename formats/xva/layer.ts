@@ -54,11 +54,10 @@ function checkedBlocks() {
 
 /** `ref`: what the members with the disk's blocks are called. */
 export function archiveLayer(id: LayerId, archive: Archive, ref: string, size: Bytes): Layer {
-  const { source } = archive;
   const checked = checkedBlocks();
   const missing = (number: number): ImageError => {
     const message = `the archive ends before block ${number} of ${ref}: the rest of the disk is missing`;
-    return new ImageError('corrupt', message, { file: source.name, at: archive.reached() });
+    return new ImageError('corrupt', message, { file: archive.source.name, at: archive.reached() });
   };
   const isPlain = ({ sum, number }: Block): boolean => sum === 'none' || checked.has(number);
   /** Bytes that a block has to have: the last one may end with the disk. */
@@ -67,7 +66,7 @@ export function archiveLayer(id: LayerId, archive: Archive, ref: string, size: B
     const block = archive.blocks(ref).find(number);
     if (block === null || block.length >= needed(number)) return block;
     const message = `block ${number} of ${ref} has ${block.length} bytes and should have ${needed(number)}`;
-    throw new ImageError('corrupt', message, { file: source.name, at: block.at });
+    throw new ImageError('corrupt', message, { file: archive.source.name, at: block.at });
   };
   return {
     id,
@@ -80,7 +79,7 @@ export function archiveLayer(id: LayerId, archive: Archive, ref: string, size: B
       const block = there(unit);
       const length = Math.min(limit, BLOCK - within);
       if (block !== null) {
-        if (isPlain(block)) return { kind: 'plain', source, at: block.at + within, length };
+        if (isPlain(block)) return { kind: 'plain', source: archive.source, at: block.at + within, length };
         return { kind: 'packed', unit, within, length };
       }
       const blocks = archive.blocks(ref);
@@ -89,6 +88,7 @@ export function archiveLayer(id: LayerId, archive: Archive, ref: string, size: B
       const next = Math.min(blocks.next(unit) ?? blocks.last + 1, unit + MOST_STEPS);
       return { kind: 'zero', length: Math.min(limit, next * BLOCK - at) };
     },
+    deferred: () => archive.packed(),
     load: at => archive.seek(ref, Math.floor(at / BLOCK)),
     async unpack(unit, into) {
       await archive.seek(ref, unit);

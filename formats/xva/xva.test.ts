@@ -2,13 +2,14 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
-import { gzipSync } from 'node:zlib';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import type { Image, Keyring, Problem } from '../../src/base/contracts.ts';
 import { localStore } from '../../src/stores/local.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit, type MadeImage } from '../../test/kit/adapter-kit.ts';
+import { memoryScratch } from '../../test/kit/memory-scratch.ts';
 import { missing } from '../../test/kit/oracles.ts';
 import { locate } from '../../test/kit/reference.ts';
 import { expectationOf, sampleMissing, scratch, unpackSample } from '../../test/kit/samples.ts';
@@ -203,13 +204,38 @@ describe('archives', () => {
     expect([got[0], got[BLOCK], got[2 * BLOCK + 7], got[3 * BLOCK]]).toEqual([5, 0, 0, 5]);
   });
 
-  test('compressed ones are named and refused', async () => {
-    const packed = gzipSync(Buffer.alloc(10));
+  const compressed: readonly (readonly [string, (file: Uint8Array) => Uint8Array])[] = [
+    ['gzip', gzipSync],
+    ['zstd', zstdCompressSync],
+  ];
+  test.each(compressed)('compressed by %s: listed without scratch space, and read with it', async (_, pack) => {
+    const packed = pack(xvaFile({ disks: DISKS, sum: 'sha1' }));
     expect(xva.probe(packed, packed, 'vm.xva')).toBe('certain');
     expect(xva.probe(packed, packed, 'vm.tar.gz')).toBe('no');
-    await expect(open(packed)).rejects.toMatchObject({
-      fault: 'unsupported',
-      hint: expect.stringMatching(/^gunzip -c/),
+    const store = memoryStore({ 'vm.xva': packed });
+    await using listed = await xva.open('vm.xva', store, NO_KEYS);
+    expect(listed.points[0]).toMatchObject({
+      problem: { fault: 'unsupported', hint: expect.stringMatching(/ -dc < "vm.xva" > "vm-unpacked.xva"$/) },
+      disks: [{ size: LARGE.length, layer: null }, {}],
+    });
+    const space = memoryScratch();
+    await using image = await xva.open('vm.xva', store, NO_KEYS, space);
+    expect([image.points[0]!.problem, image.points[0]!.disks[0]!.layer!.deferred!(), space.kept]).toEqual([
+      null,
+      true,
+      [],
+    ]);
+    expect(Buffer.compare(await readDisk(image, 0), LARGE)).toBe(0);
+    expect([image.points[0]!.disks[0]!.layer!.deferred!(), space.kept.length]).toEqual([false, 1]);
+    const cut = memoryStore({ 'vm.xva': packed.subarray(0, packed.length >> 1) });
+    await using broken = await xva.open('vm.xva', cut, NO_KEYS, memoryScratch());
+    await expect(readDisk(broken, 0)).rejects.toMatchObject({ fault: 'corrupt' });
+  });
+
+  test('a compressed one that has no ova.xml is refused', async () => {
+    await expect(open(gzipSync(Buffer.alloc(10)))).rejects.toMatchObject({ fault: 'corrupt' });
+    await expect(open(gzipSync(tarMember('other.xml', Buffer.alloc(600))))).rejects.toMatchObject({
+      fault: 'not-this-format',
     });
   });
 });

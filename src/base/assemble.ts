@@ -7,7 +7,7 @@ import { ImageError } from './errors.ts';
 import { lastAtOrBefore } from './range.ts';
 
 /** A layer's way of answering, with offsets that count from the volume's start. */
-export interface Volume extends Pick<Layer, 'blockSize' | 'locate' | 'load' | 'unpack'> {
+export interface Volume extends Pick<Layer, 'blockSize' | 'locate' | 'load' | 'unpack' | 'deferred'> {
   /** Its unit numbers are below this. */
   readonly units: number;
 }
@@ -132,6 +132,7 @@ export function assembleDisk(spec: AssembleSpec): Layer {
       const { to, origin, content } = pieceAt(at);
       if (content.kind === 'volume') await content.volume.load(at - origin, Math.min(limit, to - at));
     },
+    deferred: () => volumes.some(volume => volume.deferred?.() === true),
     async unpack(unit, into) {
       const index = lastAtOrBefore(firstUnits, unit);
       const volume = volumes[index];

@@ -20,6 +20,8 @@ export interface ByteSource extends AsyncDisposable {
   /** Name in its store, for error messages. */
   readonly name: string;
   readonly size: Bytes;
+  /** Changes when the file is replaced or written. Absent where the store cannot tell. */
+  readonly version?: string;
   /** Fills `into` from `at`, wholly; a short read is an ImageError. `into` belongs to the call until it is done. */
   read(into: Uint8Array, at: Bytes): Done;
   /** Holes of a sparse file, where they are known: 'zero' reads as zeros and takes no space. 1 <= length <= limit. */
@@ -61,6 +63,29 @@ export interface WritableStore extends Store {
   remove(name: string): Promise<void>;
 }
 
+/** What is compressed as a whole, and how to unpack it. */
+export interface Unpacking {
+  /** Of the compressed file, for messages. */
+  readonly name: string;
+  /** Changes with the compressed file. */
+  readonly version: string;
+  /** Length of the compressed file. */
+  readonly packed: Bytes;
+  /** More than this never comes out of a sound file; null where nothing says. */
+  readonly most: Bytes | null;
+  /** What comes out, part by part; `reached` is told how much of the compressed file was read. */
+  content(reached: (packed: Bytes) => void): AsyncIterable<Uint8Array>;
+}
+
+/** Room for what has no random access: compressed files are unpacked into it when they are first read, once. */
+export interface Scratch {
+  /**
+   * The unpacked file. Concurrent calls share one run; what was not unpacked to its end is not there. 'corrupt' when more
+   * than `most` comes out, 'no-space' when the room does not suffice.
+   */
+  unpacked(what: Unpacking): Promise<ByteSource>;
+}
+
 // ── layer: one disk in one image of a chain ──────────────────────────────────
 
 export type LayerId = string & { readonly __brand: 'LayerId' };
@@ -82,6 +107,8 @@ export interface Layer {
   locate(at: Bytes, limit: Bytes): Location | null;
   /** Makes `locate(at, …)` answer for at least the first byte. Concurrent calls share one read. */
   load(at: Bytes, limit: Bytes): Promise<void>;
+  /** true while the first `load` has a whole file to unpack: who wants no more than an estimate does not ask. */
+  deferred?(): boolean;
   /** Decrypts, checks and decompresses one unit into `into` (blockSize long; past the disk's end zeros). Never partly: on an error `into` is not to be used. */
   unpack(unit: number, into: Uint8Array): Promise<void>;
 }
@@ -201,8 +228,11 @@ export interface Adapter {
   };
   /** Looks at the first and last bytes (up to 64 KiB each) and at nothing else. */
   probe(head: Uint8Array, tail: Uint8Array, name: string): Confidence;
-  /** Reads identity and the top of the metadata: constant I/O whatever the size. Never follows a parent. */
-  open(name: string, store: Store, keys: Keyring): Promise<Image>;
+  /**
+   * Reads identity and the top of the metadata: constant I/O whatever the size. Never follows a parent. Without `scratch`
+   * what is compressed as a whole is listed, and cannot be read.
+   */
+  open(name: string, store: Store, keys: Keyring, scratch?: Scratch): Promise<Image>;
   /**
    * For formats of many files: the file belongs to an image that is opened by another name. It is neither opened by
    * itself nor of an unknown format. By the name alone; `has` says whether the repository has a file of that name.
@@ -228,6 +258,8 @@ export interface Extents {
   /** 1 <= length <= limit, as long as is cheap to know. `null`: call `load` first. */
   extent(at: Bytes, limit: Bytes): Extent | null;
   load(at: Bytes, limit: Bytes): Promise<void>;
+  /** As in `Layer`. */
+  deferred?(): boolean;
 }
 
 export interface Disk extends Extents, AsyncDisposable {

@@ -76,6 +76,16 @@ export function namesIn(folder: string): readonly string[] {
   }
 }
 
+/** Whether there is a program that this user may run. */
+export function isProgram(file: string): boolean {
+  try {
+    fs.accessSync(file, fs.constants.X_OK);
+    return fs.statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
 /** Removes a name; a missing one is fine. */
 export function removeFile(file: string): void {
   try {

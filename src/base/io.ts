@@ -173,6 +173,12 @@ export class LocalFile implements ByteFile {
     return this.#size;
   }
 
+  /** By inode, length and time of the last write. */
+  get version(): string {
+    const { ino, size, mtimeNs } = fs.fstatSync(this.fd, { bigint: true });
+    return `${ino} ${size} ${mtimeNs}`;
+  }
+
   read(into: Uint8Array, at: Bytes): Done {
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
     if (this.#cold > 0) {

@@ -84,6 +84,7 @@ export function chainDisk(spec: ChainSpec): Disk {
     read,
     extent: index === null ? (at, limit) => layerExtent(layers[0]!, at, limit) : (at, limit) => index.extent(at, limit),
     load: index === null ? (at, limit) => layers[0]!.load(at, limit) : at => index.load(at),
+    deferred: () => layers.some(layer => layer.deferred?.() === true),
     async [Symbol.asyncDispose]() {},
   };
 }

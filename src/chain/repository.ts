@@ -1,5 +1,15 @@
 import { createHash } from 'node:crypto';
-import type { Adapter, Disk, ImageDisk, ImagePoint, Keyring, Layer, LayerId, Store } from '../base/contracts.ts';
+import type {
+  Adapter,
+  Disk,
+  ImageDisk,
+  ImagePoint,
+  Keyring,
+  Layer,
+  LayerId,
+  Scratch,
+  Store,
+} from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { UnitCache } from './cache.ts';
 import { chainDisk } from './disk.ts';
@@ -13,6 +23,8 @@ const DEFAULT_CACHE = 64 * 2 ** 20;
 export interface RepositoryOptions {
   /** Decoded blocks of all chains, in bytes. */
   readonly cache?: UnitCache;
+  /** Without it, what is compressed as a whole is listed and cannot be read. */
+  readonly scratch?: Scratch;
 }
 
 /** Reads every file of the store by its content, orders the images into chains, and names what is missing. */
@@ -31,7 +43,7 @@ export async function openRepository(
     }
     for (const [name, stamp] of stamps) {
       if (ownerOf(adapters, name, its => stamps.has(its)) !== undefined) continue;
-      const found = await identifyThere(name, store, adapters, keys, stamp);
+      const found = await identifyThere(name, store, adapters, keys, stamp, options.scratch);
       if (found === null) unknown.push(name);
       else images.push(found);
     }

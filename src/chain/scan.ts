@@ -1,5 +1,5 @@
 /** Which adapter reads a file, by its content. */
-import type { Adapter, ByteSource, Confidence, Image, Keyring, Store, StoreEntry } from '../base/contracts.ts';
+import type { Adapter, ByteSource, Confidence, Image, Keyring, Scratch, Store, StoreEntry } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 
 const PROBE = 65_536;
@@ -60,6 +60,7 @@ export async function identify(
   adapters: readonly Adapter[],
   keys: Keyring,
   stamp = '',
+  scratch?: Scratch,
 ): Promise<Identified | null> {
   let adapter: Adapter | null;
   try {
@@ -69,7 +70,7 @@ export async function identify(
     if (!(error instanceof ImageError)) throw error;
     throw new ImageError(error.fault, error.message, { ...error.where, file: name }, { cause: error });
   }
-  return adapter === null ? null : openWith(adapter, name, store, keys, stamp);
+  return adapter === null ? null : openWith(adapter, name, store, keys, stamp, scratch);
 }
 
 export async function openWith(
@@ -78,9 +79,10 @@ export async function openWith(
   store: Store,
   keys: Keyring,
   stamp = '',
+  scratch?: Scratch,
 ): Promise<Identified> {
   try {
-    return { name, adapter, image: await adapter.open(name, store, keys), problem: null, stamp };
+    return { name, adapter, image: await adapter.open(name, store, keys, scratch), problem: null, stamp };
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     return { name, adapter, image: null, problem: error, stamp };

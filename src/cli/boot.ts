@@ -17,6 +17,8 @@ import {
   runQemu,
   shellLine,
 } from '../jobs/qemu.ts';
+import { scratchFolder } from '../server/paths.ts';
+import { type ScratchArgs, scratchFlags, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions } from './secrets.ts';
 import { consoleLines } from './serial.ts';
 import { keyFlags, temporaryMount } from './temporary-mount.ts';
@@ -34,20 +36,21 @@ const QEMU_FORMAT = {
 const MIB = 1024 * 1024;
 const THROW_AWAY = 'boot';
 
-type BootArgs = KeyArgs & {
-  readonly point: string;
-  readonly repo: string;
-  readonly format: keyof typeof QEMU_FORMAT;
-  readonly headless: boolean;
-  readonly memory: string;
-  readonly keep?: string;
-  readonly state?: string;
-  readonly print: boolean;
-  readonly firmware?: Firmware;
-  readonly bus?: Bus;
-  readonly network: 'none' | 'user';
-  readonly timeout?: number;
-};
+type BootArgs = KeyArgs &
+  ScratchArgs & {
+    readonly point: string;
+    readonly repo: string;
+    readonly format: keyof typeof QEMU_FORMAT;
+    readonly headless: boolean;
+    readonly memory: string;
+    readonly keep?: string;
+    readonly state?: string;
+    readonly print: boolean;
+    readonly firmware?: Firmware;
+    readonly bus?: Bus;
+    readonly network: 'none' | 'user';
+    readonly timeout?: number;
+  };
 
 interface CloneDescription {
   readonly set: string;
@@ -100,7 +103,7 @@ function screenOf(args: BootArgs, scratch: string): MachineSpec['screen'] {
 async function printCommand(spec: MachineSpec, at: string, args: BootArgs, context: Context): Promise<void> {
   const name = args.keep ?? THROW_AWAY;
   const clone = ['--clone', `${args.point}:${name}:${args.format}`];
-  const mount = ['bootmount', 'mount', args.repo, 'MNT', ...clone, ...keyFlags(args)];
+  const mount = ['bootmount', 'mount', args.repo, 'MNT', ...clone, ...scratchFlags(args), ...keyFlags(args)];
   const moved = spec.disks.map(disk => ({ ...disk, path: disk.path.replace(at, 'MNT') }));
   const ovmf = spec.uefi === undefined ? null : await findOvmf();
   const screen = typeof spec.screen === 'object' ? { screen: { vncSocket: 'screen.vnc' } } : {};
@@ -171,7 +174,7 @@ export const command: Verb = {
   summary: 'Boot a restore point in QEMU, from a clone that takes the writes',
   example: 'bootmount boot web01@latest --repo /backups --headless --key-file web01.key',
   build: (yargs: Argv) =>
-    keyOptions(yargs)
+    keyOptions(scratchOptions(yargs))
       .positional('point', { type: 'string', demandOption: true, describe: 'SET@POINT, SET@latest, SET@~1' })
       .option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'directory of backups' })
       .option('format', {
@@ -200,6 +203,8 @@ export const command: Verb = {
       clone: `${args.point}:${args.keep ?? THROW_AWAY}:${args.format}`,
       state: args.state ?? (args.keep === undefined ? null : 'default'),
       keys: args,
+      // What is unpacked does not go with the overlays of a throw-away clone: it is used again.
+      flags: scratchFlags({ scratch: args.state === undefined ? scratchFolder(args.repo) : undefined, ...args }),
       json: context.json,
       signal: context.signal,
     });

@@ -133,6 +133,7 @@ export async function checks(): Promise<readonly Check[]> {
     programCheck(['fallocate'], 'fallocate', 'apt-get install util-linux'),
     programCheck(['qemu-system-x86_64'], 'QEMU', 'apt-get install qemu-system-x86'),
     programCheck(['qemu-img'], 'qemu-img', 'apt-get install qemu-utils'),
+    programCheck(['xz', 'bzip2', 'lzip'], 'unpacking', 'optional, for Clonezilla: apt-get install xz-utils bzip2 lzip'),
     await kvm(),
     await firmware(),
     programCheck(

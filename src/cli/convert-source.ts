@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
-import type { Adapter, Disk, Image, Keyring, Store } from '../base/contracts.ts';
+import type { Adapter, Disk, Image, Keyring, Scratch, Store } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { openSource } from './source.ts';
 
@@ -29,7 +29,7 @@ interface Watch {
 }
 
 /** The adapters, remembering what they open. Stores of a single file: names are relative to its folder. */
-function watched(adapters: readonly Adapter[]): Watch {
+function watched(adapters: readonly Adapter[], scratch: Scratch): Watch {
   const files = new Set<string>();
   const images: Image[] = [];
   const remembering = (store: Store): Store => ({
@@ -43,7 +43,7 @@ function watched(adapters: readonly Adapter[]): Watch {
   const watching = (adapter: Adapter): Adapter => ({
     ...adapter,
     async open(name, store, keys) {
-      const image = await adapter.open(name, remembering(store), keys);
+      const image = await adapter.open(name, remembering(store), keys, scratch);
       images.push(image);
       return image;
     },
@@ -75,8 +75,9 @@ export async function openConvertSource(
   format: string | null,
   adapters: readonly Adapter[],
   keys: Keyring,
+  scratch: Scratch,
 ): Promise<ConvertSource> {
-  const watch = watched(adapters);
+  const watch = watched(adapters, scratch);
   await using opening = new AsyncDisposableStack();
   const opened = opening.use(await openSource(bundleIn(source), format, watch.adapters, keys));
   const first = watch.images[0];

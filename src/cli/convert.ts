@@ -8,18 +8,20 @@ import { adapters, fileWriters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
 import { type ConvertSource, openConvertSource } from './convert-source.ts';
 import { FILE_FORMATS, formatByName } from './file-format.ts';
+import { type ScratchArgs, scratchOptions, verbScratch } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
-type ConvertArgs = KeyArgs & {
-  readonly in: string;
-  readonly out: string;
-  readonly format?: string;
-  readonly sourceFormat?: string;
-  readonly force: boolean;
-};
+type ConvertArgs = KeyArgs &
+  ScratchArgs & {
+    readonly in: string;
+    readonly out: string;
+    readonly format?: string;
+    readonly sourceFormat?: string;
+    readonly force: boolean;
+  };
 
 type Target = ReturnType<typeof restoreTarget>;
 
@@ -81,7 +83,7 @@ export const command: Verb = {
   example: 'bootmount convert disk.vdi disk.qcow2',
   build: yargs =>
     keyOptions(
-      yargs
+      scratchOptions(yargs)
         .positional('in', { type: 'string', describe: 'disk file, block device, or MNT/clones/NAME' })
         .positional('out', { type: 'string', describe: 'file to make' })
         .option('format', { choices: FILE_FORMATS, nargs: 1, describe: "default: as the file's name ends" })
@@ -96,7 +98,9 @@ export const command: Verb = {
     const begin = performance.now();
     const format = formatFor(args);
     using keys = keyring(args, { ask: true });
-    await using source = await openConvertSource(args.in, args.sourceFormat ?? null, await context.adapters(), keys);
+    await using scratch = verbScratch(args.in, args, context);
+    const adapters = await context.adapters();
+    await using source = await openConvertSource(args.in, args.sourceFormat ?? null, adapters, keys, scratch);
     const target = restoreTarget(args.out, args.force);
     refuseOwnFiles(target, source);
     for (const warning of source.warnings) context.note(`bootmount: warning: ${display(warning)}`);

@@ -4,9 +4,10 @@ import type { Adapter, Image, Keyring, ParentRef } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { type Identified, identify, ownerOf } from '../chain/scan.ts';
 import { openStore } from '../stores/open.ts';
+import { verbScratch } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { display, formatSize, table } from './text.ts';
-import type { Verb } from './verb.ts';
+import type { Context, Verb } from './verb.ts';
 
 type InfoArgs = KeyArgs & { readonly path: readonly string[] };
 
@@ -42,12 +43,13 @@ function partOf(file: string, adapters: readonly Adapter[]): string | null {
   return ownerOf(adapters, path.basename(file), has)?.name ?? null;
 }
 
-async function look(file: string, adapters: readonly Adapter[], keys: Keyring): Promise<Row> {
+async function look(file: string, adapters: readonly Adapter[], keys: Keyring, context: Context): Promise<Row> {
   await using store = await openStore(file);
+  await using scratch = verbScratch(file, {}, context);
   const name = path.basename(file);
   let found: Identified | null;
   try {
-    found = await identify(name, store, adapters, keys);
+    found = await identify(name, store, adapters, keys, '', scratch);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     throw new ImageError(error.fault, error.message, { ...error.where, file }, { cause: error });
@@ -84,7 +86,7 @@ export const command: Verb = {
     let firstError: unknown = null;
     for (const file of args.path) {
       try {
-        rows.push(await look(file, adapters, keys));
+        rows.push(await look(file, adapters, keys, context));
       } catch (error) {
         if (args.path.length === 1) throw error;
         firstError ??= error;

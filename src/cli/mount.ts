@@ -18,14 +18,16 @@ import {
   type WireError,
 } from '../server/protocol.ts';
 import { baseOf } from './clone.ts';
+import { type ScratchArgs, scratchLimit, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring, type VolumeKeyArgs, volumeKeyOption, volumeSecrets } from './secrets.ts';
-import { formatSize, parseSize, table } from './text.ts';
+import { display, formatSize, parseSize, table } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
 const FORMATS: readonly string[] = diskFormats.map(({ name }) => name);
 
 type MountArgs = KeyArgs &
-  VolumeKeyArgs & {
+  VolumeKeyArgs &
+  ScratchArgs & {
     readonly repo?: string;
     readonly mountpoint?: string;
     readonly status?: boolean;
@@ -85,7 +87,17 @@ function mountOptions(given: readonly string[]): {
     const [key, value] = [option.split('=')[0]!, option.includes('=') ? option.slice(option.indexOf('=') + 1) : ''];
     if (key === 'allow_other') allowOther = true;
     else if (
-      ['state', 'cache', 'key-file', 'volume-key-file', 'clone', 'transport', 'adapter'].includes(key) &&
+      [
+        'state',
+        'scratch',
+        'scratch-size',
+        'cache',
+        'key-file',
+        'volume-key-file',
+        'clone',
+        'transport',
+        'adapter',
+      ].includes(key) &&
       value !== ''
     )
       named.set(key, value);
@@ -154,10 +166,16 @@ function configOf(args: MountArgs, repo: string, mountpoint: string): MountConfi
   const real = /^[a-z][a-z0-9+.-]+:\/\//i.test(repo) ? repo : path.resolve(repo);
   const cloneTexts = [...(args.clone ?? []), ...(named.get('clone')?.split(';') ?? [])];
   const transport = (named.get('transport') ?? args.transport) as MountArgs['transport'];
+  const state = path.resolve(args.state ?? named.get('state') ?? stateFolder(real));
+  const scratch = args.scratch ?? named.get('scratch') ?? path.join(state, 'unpacked');
   return {
     repo: real,
     mountpoint,
-    state: path.resolve(args.state ?? named.get('state') ?? stateFolder(real)),
+    state,
+    scratch: {
+      folder: path.resolve(scratch),
+      most: scratchLimit({ scratchSize: args.scratchSize ?? named.get('scratch-size') }),
+    },
     nodes: runPaths(mountpoint).nodes,
     cache: parseSize(named.get('cache') ?? args.cache, '--cache'),
     secrets: [],
@@ -193,6 +211,9 @@ async function showStatus(mountpoint: string, context: Context): Promise<void> {
   context.out(
     `cache ${formatSize(cache.held)} of ${formatSize(cache.budget)}, ${cache.hits} hits, ${cache.misses} misses`,
   );
+  for (const { name, done, total } of status.unpacking) {
+    context.out(display(`unpacking ${name}: ${formatSize(done)} of ${formatSize(total)}`));
+  }
   if (clones.length === 0) return;
   const columns = [{ title: 'CLONE' }, { title: 'OF' }, { title: 'FORMAT' }, { title: 'STATE' }];
   context.out(
@@ -211,7 +232,7 @@ export const command: Verb = {
   summary: 'Show every restore point of a repository as disk files',
   example: 'bootmount mount /backups /mnt/backups --key-file key.txt --clone web01@latest:test:qcow2',
   build: (yargs: Argv) =>
-    volumeKeyOption(keyOptions(yargs))
+    volumeKeyOption(keyOptions(scratchOptions(yargs)))
       .positional('repo', { type: 'string', describe: 'directory of backups, or a single backup file' })
       .positional('mountpoint', { type: 'string', describe: 'empty directory' })
       .option('foreground', { alias: 'f', type: 'boolean', default: false, describe: 'stay until unmounted' })

@@ -7,6 +7,7 @@ import { Parser } from '../files/parser.ts';
 import { nodeAt } from '../files/path.ts';
 import { openPointFiles, type PointFiles, type PointNode } from '../files/point-files.ts';
 import { openRepo } from './open.ts';
+import { type ScratchArgs, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring, type VolumeKeyArgs, volumeKeyOption, volumeSecrets } from './secrets.ts';
 import type { Context } from './verb.ts';
 
@@ -28,12 +29,12 @@ export interface PointReader extends AsyncDisposable {
   open(point: RestorePoint): Promise<PointFiles>;
 }
 
-export type PointArgs = KeyArgs & VolumeKeyArgs & { readonly repo: string };
+export type PointArgs = KeyArgs & VolumeKeyArgs & ScratchArgs & { readonly repo: string };
 
 export const pointOptions = (yargs: Argv): Argv =>
   volumeKeyOption(
     keyOptions(
-      yargs.option('repo', {
+      scratchOptions(yargs).option('repo', {
         type: 'string',
         nargs: 1,
         demandOption: true,
@@ -59,7 +60,7 @@ export function splitPlace(text: string): { readonly point: string; readonly pat
 export async function openPointReader(args: PointArgs, context: Context): Promise<PointReader> {
   await using opening = new AsyncDisposableStack();
   const keys = opening.use(keyring(args, { ask: true }));
-  const { repository } = opening.use(await openRepo(args.repo, keys, context));
+  const { repository } = opening.use(await openRepo(args.repo, keys, context, args));
   const secrets = volumeSecrets(args);
   const parser = opening.use(new Parser({ secrets: async () => secrets }));
   const points = new Map<RestorePoint, Promise<PointFiles>>();

@@ -12,20 +12,22 @@ import { adapters, fileWriters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
 import { FILE_FORMATS, formatByName } from './file-format.ts';
 import { openRepo } from './open.ts';
+import { type ScratchArgs, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { inPlaceTarget, restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
-type RestoreArgs = KeyArgs & {
-  readonly point: string;
-  readonly file: string;
-  readonly repo: string;
-  readonly format?: string;
-  readonly disk?: string;
-  readonly force: boolean;
-  readonly inPlace: boolean;
-};
+type RestoreArgs = KeyArgs &
+  ScratchArgs & {
+    readonly point: string;
+    readonly file: string;
+    readonly repo: string;
+    readonly format?: string;
+    readonly disk?: string;
+    readonly force: boolean;
+    readonly inPlace: boolean;
+  };
 
 /** As the file's name says, unless said otherwise; a device or a name that says nothing is raw. */
 function formatFor(args: RestoreArgs): string {
@@ -120,7 +122,7 @@ export const command: Verb = {
   example: 'bootmount restore web01@latest disk.qcow2 --repo /srv/backups --format qcow2',
   build: yargs =>
     keyOptions(
-      yargs
+      scratchOptions(yargs)
         .positional('point', { type: 'string', describe: 'SET@POINT, SET (its latest), SET@~1 (one before)' })
         .positional('file', { type: 'string', describe: 'file to make' })
         .option('repo', { type: 'string', nargs: 1, demandOption: true, describe: 'folder of backups, or one file' })
@@ -138,7 +140,7 @@ export const command: Verb = {
     using keys = keyring(args, { ask: true });
     if (args.inPlace) await refuseContainers(args);
     const target = args.inPlace ? null : restoreTarget(args.file, args.force);
-    await using opened = await openRepo(args.repo, keys, context);
+    await using opened = await openRepo(args.repo, keys, context, args);
     refuseOwnFiles(args.file, args.repo, opened.repository);
     const point = findPoint(opened.repository, args.point);
     const number = diskNumber(point, args.disk);

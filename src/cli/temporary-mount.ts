@@ -25,6 +25,8 @@ export interface TemporaryMountSpec {
   /** Where overlays are kept; null: in a folder that is deleted at the end, and they with it. */
   readonly state: string | 'default' | null;
   readonly keys: KeyArgs;
+  /** More flags for `mount`. */
+  readonly flags: readonly string[];
   readonly json: boolean;
   readonly signal: AbortSignal;
 }
@@ -110,7 +112,7 @@ export async function temporaryMount(spec: TemporaryMountSpec): Promise<Temporar
   const scratch = path.join(folder, 'scratch');
   for (const made of [at, scratch]) fs.mkdirSync(made, { mode: 0o700 });
   const state = spec.state === 'default' ? [] : ['--state', spec.state ?? path.join(folder, 'state')];
-  const args = ['mount', spec.repo, at, '--clone', spec.clone, ...state, ...keyFlags(spec.keys)];
+  const args = ['mount', spec.repo, at, '--clone', spec.clone, ...state, ...spec.flags, ...keyFlags(spec.keys)];
   try {
     const { code, told } = await runSelf(spec.json ? [...args, '--json'] : args, spec.keys, spec.signal);
     spec.signal.throwIfAborted();

@@ -4,11 +4,12 @@ import type { Repository, RestorePoint } from '../chain/point.ts';
 import { filesOf } from '../chain/scan.ts';
 import { type VerifyResult, verify } from '../jobs/verify.ts';
 import { openRepo } from './open.ts';
+import { type ScratchArgs, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
-type VerifyArgs = KeyArgs & { readonly repo: string; readonly point?: string; readonly level?: number };
+type VerifyArgs = KeyArgs & ScratchArgs & { readonly repo: string; readonly point?: string; readonly level?: number };
 
 /** The named point even if it is broken: saying what is wrong with it is what this verb is for. */
 function wantedPoint(repository: Repository, spec: string): RestorePoint {
@@ -65,7 +66,7 @@ export const command: Verb = {
   example: 'bootmount verify /srv/backups web01@latest --key-file web01.key',
   build: yargs =>
     keyOptions(
-      yargs
+      scratchOptions(yargs)
         .positional('repo', { type: 'string', describe: 'folder of backups, or one backup file' })
         .positional('point', { type: 'string', describe: 'only this restore point, with all it is read from' })
         .option('level', {
@@ -78,8 +79,8 @@ export const command: Verb = {
   async run(args: VerifyArgs, context) {
     const begin = performance.now();
     using keys = keyring(args, { ask: args.level === 3 });
-    await using opened = await openRepo(args.repo, keys, context);
-    const { repository, store } = opened;
+    await using opened = await openRepo(args.repo, keys, context, args);
+    const { repository, store, scratch } = opened;
     const only = args.point === undefined ? null : wantedPoint(repository, args.point);
     const sizes = await fileSizes(filesOf(store, await context.adapters()));
     const level = (args.level ?? 3) as 1 | 2 | 3;
@@ -91,7 +92,7 @@ export const command: Verb = {
         repository,
         wanted: point => only === null || point === only,
         level,
-        openImage: file => adapterOf(file).open(file, store, keys),
+        openImage: file => adapterOf(file).open(file, store, keys, scratch),
         fileSize: file => sizes.get(file) ?? 0,
         found: ({ set, point, disk, file, offset, fault, message }) => {
           if (context.json) return;

@@ -16,6 +16,9 @@ export function stateFolder(repo: string): string {
   return path.join(home, 'bootmount', `${label}-${short(real)}`);
 }
 
+/** Where compressed backups of a repository are unpacked, when nothing else is said. */
+export const scratchFolder = (repo: string): string => path.join(stateFolder(repo), 'unpacked');
+
 /** A folder that only this user can enter; anything else of that name is refused. */
 function privateFolder(folder: string): string {
   fs.mkdirSync(folder, { recursive: true, mode: 0o700 });

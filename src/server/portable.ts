@@ -72,9 +72,18 @@ class PortableServer {
 
   #status(stack: Stack): MountStatus {
     const { mountpoint, repo, state } = this.#config;
-    const { clones, cache } = stack.status();
+    const { clones, cache, unpacking } = stack.status();
     const pid = process.pid;
-    return { mount: mountpoint, repo, state, supervisor: { pid }, worker: { pid, restarts: 0 }, clones, cache };
+    return {
+      mount: mountpoint,
+      repo,
+      state,
+      supervisor: { pid },
+      worker: { pid, restarts: 0 },
+      clones,
+      cache,
+      unpacking,
+    };
   }
 
   async upgrade(): Promise<void> {

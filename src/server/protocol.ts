@@ -1,5 +1,6 @@
 /** What the command line, the supervisor and the worker say to each other. One JSON document a line. */
 import { type Fault, ImageError, type Where } from '../base/errors.ts';
+import type { Unpacked } from '../stores/scratch.ts';
 import type { CloneSummary } from '../tree/clones.ts';
 
 export interface CloneRequest {
@@ -13,6 +14,8 @@ export interface ServeConfig {
   readonly mountpoint: string;
   readonly state: string;
   readonly nodes: string;
+  /** Where compressed backups are unpacked, and how much that may take; null: what is free there. */
+  readonly scratch: { readonly folder: string; readonly most: number | null };
   /** Bytes of decoded blocks kept in memory. */
   readonly cache: number;
   /** Base64; the supervisor keeps them for the next worker. */
@@ -56,6 +59,7 @@ export interface WorkerStatus {
   readonly clones: readonly CloneSummary[];
   readonly cache: { readonly held: number; readonly budget: number; readonly hits: number; readonly misses: number };
   readonly rss: number;
+  readonly unpacking: readonly Unpacked[];
   /** Whether the kernel repeats what a worker that died did not answer (Linux 6.9); null: not known yet. */
   readonly survives: boolean | null;
 }
@@ -68,6 +72,7 @@ export interface MountStatus {
   readonly worker: { readonly pid: number; readonly restarts: number };
   readonly clones: readonly CloneSummary[];
   readonly cache: WorkerStatus['cache'];
+  readonly unpacking: WorkerStatus['unpacking'];
 }
 
 export interface WireError {

@@ -8,6 +8,7 @@ import type { Repository } from '../chain/point.ts';
 import { openRepository } from '../chain/repository.ts';
 import { diskFormats } from '../registry.ts';
 import { openStore } from '../stores/open.ts';
+import { localScratch } from '../stores/scratch.ts';
 import { backupsFolder } from '../tree/backups.ts';
 import { type CloneRecord, Clones } from '../tree/clones.ts';
 import { folder } from '../tree/nodes.ts';
@@ -28,7 +29,8 @@ function judge(repository: Repository, withKey: boolean): Prepared {
   const locked = points.filter(p => p.state === 'locked');
   const readable = points.filter(p => p.state === 'ok');
   const wrong = locked.find(p => p.problem?.fault === 'wrong-key');
-  if (wrong !== undefined) throw wrong.problem!;
+  // A key that fits one set of several is no wrong one: the others are listed as locked.
+  if (wrong !== undefined && readable.length === 0) throw wrong.problem!;
   if (points.length === 0) {
     throw new ImageError('not-found', 'there is no backup that any adapter knows', { file: repository.label });
   }
@@ -58,7 +60,12 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
   const keys: Keyring = { secrets: async () => secrets };
   const cache = new UnitCache(config.cache);
   const store = await openStore(config.repo);
-  const repository = await openRepository(store, await loadAdapters(config.adapters), keys, { cache });
+  const scratch = localScratch({
+    ...config.scratch,
+    keep: true,
+    hint: 'more room: mount with --scratch DIR, or a higher --scratch-size SIZE',
+  });
+  const repository = await openRepository(store, await loadAdapters(config.adapters), keys, { cache, scratch });
   try {
     const judged = judge(repository, secrets.length > 0);
     const clones = await Clones.open({ folder: path.join(config.state, 'clones'), repository, formats: diskFormats });
@@ -81,6 +88,7 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
       status: () => ({
         clones: clones.list(),
         cache: { held: cache.held, budget: cache.budget, hits: cache.hits, misses: cache.misses },
+        unpacking: scratch.running(),
         rss: process.memoryUsage.rss(),
       }),
       async [Symbol.asyncDispose]() {

@@ -187,7 +187,7 @@ class Supervisor {
     return request.verb === 'status' ? this.#status(value as WorkerStatus) : value;
   }
 
-  #status({ clones, cache }: WorkerStatus): MountStatus {
+  #status({ clones, cache, unpacking }: WorkerStatus): MountStatus {
     const { mountpoint, repo, state } = this.#config;
     return {
       mount: mountpoint,
@@ -197,6 +197,7 @@ class Supervisor {
       worker: { pid: this.#worker.pid, restarts: this.#restarts },
       clones,
       cache,
+      unpacking,
     };
   }
 

@@ -12,13 +12,15 @@ const LONG_AGO = new Date(0);
 const STAT_BUDGET = 4096;
 
 function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
+  const space = once(() => spaceOf(file, disk, STAT_BUDGET));
   return {
     kind: 'file',
     mtime,
     mode: 0o444,
     writable: false,
     size: () => file.size,
-    allocated: once(() => spaceOf(file, disk, STAT_BUDGET)),
+    // A look at the folder must not unpack what is in it.
+    allocated: () => (disk.deferred?.() === true ? file.size : space()),
     open: async () => ({
       size: () => file.size,
       read: (into, at) => readView(file, disk, into, at),

@@ -1,9 +1,9 @@
 /** LZO: the LZO1X bit stream (described in the Linux kernel's Documentation/staging/lzo.rst) and lzop's container. */
 import { crc32 } from 'node:zlib';
-import { adler32 } from '../../src/base/checksum.ts';
-import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
-import { ImageError } from '../../src/base/errors.ts';
-import { viewOf } from '../../src/base/struct.ts';
+import { adler32 } from '../checksum.ts';
+import type { ByteSource, Bytes } from '../contracts.ts';
+import { ImageError } from '../errors.ts';
+import { viewOf } from '../struct.ts';
 
 const bad = (why: string): never => {
   throw new RangeError(why);

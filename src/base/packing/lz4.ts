@@ -1,12 +1,14 @@
 /** LZ4: the block format, and the frame format 1.6.x around it (lz4, doc/lz4_Block_format.md and lz4_Frame_format.md). */
-import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
-import { ImageError } from '../../src/base/errors.ts';
-import { safeU64, viewOf } from '../../src/base/struct.ts';
-import { type XxHash, xxhash, xxhash32 } from './xxhash.ts';
+import type { ByteSource, Bytes } from '../contracts.ts';
+import { ImageError } from '../errors.ts';
+import { safeU64, viewOf } from '../struct.ts';
+import { type XxHash, xxhash, xxhash32 } from './xxhash32.ts';
 
 /** A match reaches back no further. */
 const WINDOW: Bytes = 65_536;
 const MAGIC = 0x184d_2204;
+export const LZ4_MAGIC = [0x04, 0x22, 0x4d, 0x18] as const;
+const SKIPPABLE = 0x184d_2a5;
 const STORED = 0x8000_0000;
 
 const bad = (why: string): never => {
@@ -196,5 +198,61 @@ export async function decodeFrame(
     if (!(cause instanceof RangeError)) throw cause;
     const message = `an LZ4 frame is damaged: ${cause.message}`;
     throw new ImageError('corrupt', message, { file: frame.source.name, at: frame.at + at }, { cause });
+  }
+}
+
+/** One frame of a file, block by block; gives where it ends. */
+async function* frameContent(file: PlacedFrame): AsyncGenerator<Uint8Array, Bytes> {
+  const head = new Uint8Array(Math.min(FRAME_HEADER_MOST, file.length));
+  await file.source.read(head, file.at);
+  const header = parseLz4Header(head);
+  const out = new Uint8Array(WINDOW + header.maxBlock);
+  const hash = header.contentChecksum ? xxhash() : null;
+  let content = 0;
+  let held = 0;
+  for (let at: Bytes = header.length; ; ) {
+    const { raw, next } = await readBlock(file, header, at);
+    if (next === at) {
+      const end = at + 4 + (hash === null ? 0 : 4);
+      if (end > file.length) bad('the frame is cut off');
+      if (header.contentSize !== null && header.contentSize !== content) bad('the frame holds another length');
+      const sum = new Uint8Array(4);
+      if (hash !== null) await file.source.read(sum, file.at + at + 4);
+      if (hash !== null && viewOf(sum).getUint32(0, true) !== hash.digest())
+        bad('the checksum of the content is wrong');
+      return file.at + end;
+    }
+    const packed = raw.subarray(4);
+    const isStored = viewOf(raw).getUint32(0, true) >= STORED;
+    if (isStored) out.set(packed, held);
+    const end = isStored ? held + packed.length : lz4Block(packed, out, held, held + header.maxBlock);
+    const part = out.slice(held, end);
+    hash?.update(part);
+    content += part.length;
+    yield part;
+    at = next;
+    const keep = header.independent ? 0 : Math.min(WINDOW, end);
+    out.copyWithin(0, end - keep, end);
+    held = keep;
+    await new Promise<void>(resolve => setImmediate(resolve));
+  }
+}
+
+/** What an LZ4 file of one frame or several holds. 'corrupt' where it makes no sense. */
+export async function* lz4Content(source: ByteSource): AsyncGenerator<Uint8Array> {
+  let at = 0;
+  try {
+    while (at < source.size) {
+      const word = new Uint8Array(Math.min(8, source.size - at));
+      await source.read(word, at);
+      if (word.length < 8) bad('it is cut off');
+      if (Math.floor(viewOf(word).getUint32(0, true) / 16) === SKIPPABLE) at += 8 + viewOf(word).getUint32(4, true);
+      else at = yield* frameContent({ source, at, length: source.size - at, content: 0 });
+    }
+    if (at !== source.size || at === 0) bad('it is cut off');
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    const message = `the LZ4 file is damaged: ${cause.message}`;
+    throw new ImageError('corrupt', message, { file: source.name, at }, { cause });
   }
 }

@@ -1,5 +1,5 @@
 /** xxHash, 32 bits (doc/xxhash_spec.md of the xxHash project), continued from part to part. */
-import { viewOf } from '../../src/base/struct.ts';
+import { viewOf } from '../struct.ts';
 
 const P1 = 0x9e3779b1;
 const P2 = 0x85ebca77;
