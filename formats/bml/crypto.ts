@@ -1,41 +1,36 @@
 /** Keys derived from the master key, and the sealing of data records (section 8). */
-import crypto, { createHmac, createSecretKey, hkdfSync, type KeyObject, webcrypto } from 'node:crypto';
+import crypto, { createHmac, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 import { viewOf } from '../../src/base/struct.ts';
 import { hex, KINDS, type Kind, MAJOR } from './structs.ts';
 
-const { subtle } = webcrypto;
 export const GCM_TAG = 16;
 /** Counter that stands before the ciphertext. */
 export const COUNTER = 8;
-
-export type SessionKey = webcrypto.CryptoKey;
 
 /** What one set's master key opens. */
 export interface SetKeys {
   readonly master: KeyObject;
   /** HMAC-SHA-256 under the authentication key. */
   authenticate(data: Uint8Array): Uint8Array;
-  session(layer: Uint8Array, salt: Uint8Array): Promise<SessionKey>;
-  /** The same key, for `seal`. */
-  sealing(layer: Uint8Array, salt: Uint8Array): KeyObject;
+  /** The key that data of a layer are sealed with. */
+  session(layer: Uint8Array, salt: Uint8Array): KeyObject;
 }
 
 export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
   const auth = Buffer.from(hkdfSync('sha256', master, setId, 'bml auth', 32));
-  const sessions = new Map<string, Promise<SessionKey>>();
+  const sessions = new Map<string, KeyObject>();
   const raw = (layer: Uint8Array, salt: Uint8Array): Uint8Array<ArrayBuffer> => {
     const context = Buffer.concat([Buffer.from('bml data'), setId, layer]);
     return new Uint8Array(hkdfSync('sha256', master, salt, context, 32));
   };
   return {
     master,
-    sealing: (layer, salt) => createSecretKey(raw(layer, salt)),
     authenticate: data => createHmac('sha256', auth).update(data).digest(),
     session(layer, salt) {
       const id = hex(layer) + hex(salt);
       let key = sessions.get(id);
       if (key === undefined) {
-        key = subtle.importKey('raw', raw(layer, salt), 'AES-GCM', false, ['decrypt']);
+        key = createSecretKey(raw(layer, salt));
         sessions.set(id, key);
       }
       return key;
@@ -84,13 +79,6 @@ function nonceOf(counter: Uint8Array): Uint8Array<ArrayBuffer> {
   return nonce;
 }
 
-const gcm = (counter: Uint8Array, additionalData: Uint8Array<ArrayBuffer>) => ({
-  name: 'AES-GCM',
-  iv: nonceOf(counter),
-  additionalData,
-  tagLength: GCM_TAG * 8,
-});
-
 /** The session's counter as it stands before the ciphertext. */
 function putCounter(into: Uint8Array, counter: number): void {
   const view = viewOf(into);
@@ -117,19 +105,24 @@ export function sealInto(
 }
 
 /** The plaintext of `sealed` (ciphertext and tag); null when the tag does not fit. Nothing leaves before that is known. */
-export async function unseal(
-  key: SessionKey,
+export function unseal(
+  key: KeyObject,
   counter: Uint8Array,
   aad: Uint8Array<ArrayBuffer>,
   sealed: Uint8Array<ArrayBuffer>,
-): Promise<Uint8Array<ArrayBuffer> | null> {
+): Uint8Array<ArrayBuffer> | null {
+  const length = sealed.length - GCM_TAG;
+  if (length < 0) return null;
+  const decipher = crypto.createDecipheriv('aes-256-gcm', key, nonceOf(counter), { authTagLength: GCM_TAG });
+  decipher.setAAD(aad);
+  decipher.setAuthTag(sealed.subarray(length));
+  const plain = decipher.update(sealed.subarray(0, length));
   try {
-    return new Uint8Array(await subtle.decrypt(gcm(counter, aad), key, sealed));
+    decipher.final();
   } catch {
     return null;
   }
+  return new Uint8Array(plain.buffer as ArrayBuffer, plain.byteOffset, plain.length);
 }
 
-export async function digestOf(data: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
-  return new Uint8Array(await subtle.digest('SHA-256', data));
-}
+export const digestOf = (data: Uint8Array): Uint8Array => crypto.createHash('sha256').update(data).digest();

@@ -2,7 +2,7 @@
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { decompress, decompressNow } from './codec.ts';
-import { associatedData, COUNTER, digestOf, GCM_TAG, type Place, type SetKeys, unseal } from './crypto.ts';
+import { associatedData, COUNTER, digestOf, type Place, type SetKeys, unseal } from './crypto.ts';
 import { lookUp } from './held.ts';
 import { ENTRY, type Entry, entryFault, FANOUT, type NodePage, nodeHash, nodePage, TAG } from './node.ts';
 import {
@@ -208,10 +208,10 @@ async function openBlock(objects: Objects, entry: Entry, place: Place, found: Fo
     if (entry.stored <= COUNTER) bad('the record is too short');
     const { counter, sealed, tag } = sealedParts(record);
     if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
-    const key = await keys.session(place.layer, objects.lines[entry.line]!.salt);
+    const key = keys.session(place.layer, objects.lines[entry.line]!.salt);
     const aad = associatedData(place, entry.codec, length, dataFlags(true, entry.short));
-    const opened = await unseal(key, counter, aad, sealed);
-    if (opened === null || sealed.length < GCM_TAG) return bad('the record fails its authentication');
+    const opened = unseal(key, counter, aad, sealed);
+    if (opened === null) return bad('the record fails its authentication');
     body = opened;
   }
   let plain = body;
@@ -223,7 +223,7 @@ async function openBlock(objects: Objects, entry: Entry, place: Place, found: Fo
     }
   }
   if (plain.length !== length) bad(`${plain.length} bytes instead of ${length}`);
-  if (!encrypted && !sameBytes((await digestOf(plain)).subarray(0, TAG), entry.tag)) {
+  if (!encrypted && !sameBytes(digestOf(plain).subarray(0, TAG), entry.tag)) {
     bad('the block fails its digest');
   }
   return plain;

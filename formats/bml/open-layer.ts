@@ -229,7 +229,7 @@ export async function begin(
     const blockLog2 = Math.log2(spec.blockSize);
     await writeStart(file, { setId, fileId, encrypted: keys !== null, blockLog2, created: started }, keyArea);
     const line = parent?.objects.lines.length ?? 0;
-    const key = keys?.sealing(layer, salt) ?? null;
+    const key = keys?.session(layer, salt) ?? null;
     const { blockSize, compression } = spec;
     const session = new Session(file, { setId, layer, session: 0, line, key, blockSize, level: compression });
     const about = { layer, setId, salt, session: 0, cipher: keys === null ? 0 : 1, reserved: 0, generation: 0 };
