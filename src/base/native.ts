@@ -1,7 +1,8 @@
 /**
- * What Node cannot do by itself, through the optional package `koffi`: finding and making holes. Without it everything
- * works; sparse files are then read whole and space is given back later.
+ * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, and taking a descriptor
+ * from another program. Without it sparse files are read whole, space is given back later, and ordinary users cannot mount.
  */
+import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Bytes } from './contracts.ts';
 
@@ -15,12 +16,66 @@ export interface Native {
   seek(fd: number, at: Bytes, want: 'data' | 'hole'): Bytes | null | 'unknown';
   /** Gives the range's blocks back to the file system; false when it cannot. It reads as zeros then. */
   punch(fd: number, at: Bytes, length: Bytes): boolean;
+  /**
+   * Calls `send` with one end of a new socket, for a program that passes a descriptor through it (unix(7), SCM_RIGHTS) and
+   * has ended when `send` returns. The descriptor; null: `send` says false, or none came.
+   */
+  passDescriptor(send: (socket: number) => boolean): number | null;
 }
 
 /** The part of the package's interface that is used. */
 interface Koffi {
-  load(library: string): { func(prototype: string): (...args: number[]) => number };
+  load(library: string): { func(prototype: string): (...args: unknown[]) => number };
+  struct(name: string, fields: Readonly<Record<string, string>>): unknown;
   errno(): number;
+}
+
+const AF_UNIX = 1;
+const SOCK_STREAM_CLOEXEC = 0o2000001;
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+const MSG_DONTWAIT_CMSG_CLOEXEC = 0x4000_0040;
+/** `struct cmsghdr` on 64-bit Linux: length (8 bytes), level (4), type (4), then the descriptor. */
+const CMSG = { level: 8, type: 12, descriptor: 16, length: 20 } as const;
+
+function descriptors(koffi: Koffi, libc: ReturnType<Koffi['load']>): Native['passDescriptor'] {
+  koffi.struct('iovec', { base: 'void *', length: 'size_t' });
+  koffi.struct('msghdr', {
+    name: 'void *',
+    nameLength: 'uint32_t',
+    iov: 'iovec *',
+    iovLength: 'size_t',
+    control: 'void *',
+    controlLength: 'size_t',
+    flags: 'int',
+  });
+  const socketpair = libc.func('int socketpair(int, int, int, _Out_ int *)');
+  const recvmsg = libc.func('int64_t recvmsg(int, _Inout_ msghdr *, int)');
+  const receive = (socket: number): number | null => {
+    const data = Buffer.alloc(16);
+    const control = Buffer.alloc(64);
+    const message = {
+      name: null,
+      nameLength: 0,
+      iov: [{ base: data, length: data.length }],
+      iovLength: 1,
+      control,
+      controlLength: control.length,
+      flags: 0,
+    };
+    if (recvmsg(socket, message, MSG_DONTWAIT_CMSG_CLOEXEC) < 0) return null;
+    if (message.controlLength < CMSG.length || control.readInt32LE(CMSG.level) !== SOL_SOCKET) return null;
+    return control.readInt32LE(CMSG.type) === SCM_RIGHTS ? control.readInt32LE(CMSG.descriptor) : null;
+  };
+  return send => {
+    const ends = [0, 0];
+    if (socketpair(AF_UNIX, SOCK_STREAM_CLOEXEC, 0, ends) !== 0) return null;
+    try {
+      return send(ends[1]!) ? receive(ends[0]!) : null;
+    } finally {
+      for (const fd of ends) fs.closeSync(fd);
+    }
+  };
 }
 
 function open(): Native | null {
@@ -37,6 +92,7 @@ function open(): Native | null {
         return koffi.errno() === ENXIO ? null : 'unknown';
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
+      passDescriptor: descriptors(koffi, libc),
     };
   } catch {
     return null;

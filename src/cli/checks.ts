@@ -3,6 +3,8 @@ import crypto from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { native } from '../base/native.ts';
+import { isOrdinaryUser } from '../host/fuse/fusermount.ts';
 import { probeKvm } from '../jobs/accelerator.ts';
 import { findOvmf } from '../jobs/ovmf.ts';
 
@@ -69,18 +71,39 @@ function fuseDevice(): Check {
 }
 
 function mountRight(): Check {
+  const name = 'right to mount';
   const status = fs.readFileSync('/proc/self/status', 'utf8');
   const capabilities = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`);
-  const ok = ((capabilities >> CAP_SYS_ADMIN) & 1n) === 1n;
-  const native = findProgram('fusermount3') !== null || findProgram('fusermount') !== null;
-  const detail = ok ? 'yes (CAP_SYS_ADMIN)' : native ? 'only with --transport fuse-native' : 'no';
-  return check(
-    'right to mount',
-    ok,
-    detail,
-    'run as root, or apt-get install fuse3 and --transport fuse-native',
-    !native,
-  );
+  if (((capabilities >> CAP_SYS_ADMIN) & 1n) === 1n) return check(name, true, 'yes (CAP_SYS_ADMIN)', '', true);
+  if (!isOrdinaryUser()) {
+    const get = 'a container needs --cap-add SYS_ADMIN';
+    return check(name, false, 'root without CAP_SYS_ADMIN', get, true);
+  }
+  const program = findProgram('fusermount3');
+  if (program === null)
+    return check(name, false, 'no: fusermount3 is missing', 'apt-get install fuse3, or run as root', true);
+  const stat = fs.statSync(program);
+  if (stat.uid !== 0 || (stat.mode & 0o4000) === 0) {
+    return check(name, false, `${program} is not set-uid root`, `chmod u+s ${program} (as root)`, true);
+  }
+  if (native() === null) {
+    return check(name, false, 'the package koffi is missing', 'npm install koffi, or --transport fuse-native', true);
+  }
+  return check(name, true, `by ${program}`, '', true);
+}
+
+/** Only what an ordinary user may do with `--allow-other`. */
+function allowOther(): readonly Check[] {
+  if (!isOrdinaryUser()) return [];
+  let text = '';
+  try {
+    text = fs.readFileSync('/etc/fuse.conf', 'utf8');
+  } catch {
+    // Without the file nothing is allowed.
+  }
+  const ok = /^\s*user_allow_other\s*$/m.test(text);
+  const get = 'the line user_allow_other in /etc/fuse.conf (as root); only for --allow-other';
+  return [check('--allow-other', ok, ok ? 'user_allow_other is set' : 'not for ordinary users', get)];
 }
 
 function kernel(): Check {
@@ -127,8 +150,10 @@ export async function checks(): Promise<readonly Check[]> {
     kernel(),
     fuseDevice(),
     mountRight(),
-    programCheck(['mount', 'umount'], 'mount', 'apt-get install mount', true),
-    programCheck(['fusermount3'], 'fusermount3', 'apt-get install fuse3'),
+    ...allowOther(),
+    programCheck(['mount', 'umount'], 'mount', 'apt-get install mount', !isOrdinaryUser()),
+    programCheck(['fusermount3'], 'fusermount3', 'apt-get install fuse3', isOrdinaryUser()),
+    programCheck(['prlimit', 'setpriv'], 'bounds for file systems', 'apt-get install util-linux'),
     programCheck(['chattr'], 'mountpoint guard', 'apt-get install e2fsprogs'),
     programCheck(['fallocate'], 'fallocate', 'apt-get install util-linux'),
     programCheck(['qemu-system-x86_64'], 'QEMU', 'apt-get install qemu-system-x86'),

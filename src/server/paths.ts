@@ -10,7 +10,7 @@ const short = (text: string): string => createHash('sha256').update(text).digest
 
 /** Default state folder of a repository: found again as long as the repository lies at the same place. */
 export function stateFolder(repo: string): string {
-  const home = root ? '/var/lib' : (process.env.XDG_STATE_HOME ?? path.join(os.homedir(), '.local/state'));
+  const home = root ? '/var/lib' : process.env.XDG_STATE_HOME || path.join(os.homedir(), '.local/state');
   const real = fs.existsSync(repo) ? fs.realpathSync(repo) : repo;
   const label = path.basename(real).replaceAll(/[^A-Za-z0-9._-]/g, '_') || 'repo';
   return path.join(home, 'bootmount', `${label}-${short(real)}`);
@@ -19,22 +19,30 @@ export function stateFolder(repo: string): string {
 /** Where compressed backups of a repository are unpacked, when nothing else is said. */
 export const scratchFolder = (repo: string): string => path.join(stateFolder(repo), 'unpacked');
 
+const isPrivate = (folder: string): boolean => {
+  const stat = fs.lstatSync(folder, { throwIfNoEntry: false });
+  return stat?.isDirectory() === true && stat.uid === process.getuid?.() && (stat.mode & 0o077) === 0;
+};
+
 /** A folder that only this user can enter; anything else of that name is refused. */
 function privateFolder(folder: string): string {
   fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const stat = fs.lstatSync(folder);
-  if (!stat.isDirectory() || stat.uid !== process.getuid?.() || (stat.mode & 0o077) !== 0) {
+  if (!isPrivate(folder)) {
     throw new ImageError('io', 'is not a private folder of this user (mode 0700)', { file: folder });
   }
   return folder;
 }
 
+/**
+ * XDG_RUNTIME_DIR unless it is another user's (as after `su`), else where it would be (a job without a session must find
+ * the mount too), else a folder below the temporary one.
+ */
 function runHome(): string {
   if (root) return '/run/bootmount';
-  return path.join(
-    process.env.XDG_RUNTIME_DIR ?? path.join(os.tmpdir(), `bootmount-${process.getuid?.() ?? 0}`),
-    'bootmount',
-  );
+  const uid = process.getuid?.() ?? 0;
+  const homes = [process.env.XDG_RUNTIME_DIR ?? '', `/run/user/${uid}`];
+  const home = homes.find(folder => path.isAbsolute(folder) && isPrivate(folder));
+  return path.join(home ?? privateFolder(path.join(os.tmpdir(), `bootmount-${uid}`)), 'bootmount');
 }
 
 export interface RunPaths {

@@ -25,11 +25,11 @@ export interface ServeConfig {
   /** Files of outside adapters, to be imported. */
   readonly adapters: readonly string[];
   readonly clones: readonly CloneRequest[];
+  readonly allowOther: boolean;
 }
 
 export interface MountConfig extends ServeConfig {
   readonly transport: 'fuse' | 'fuse-native';
-  readonly allowOther: boolean;
   readonly options: readonly string[];
 }
 

@@ -7,7 +7,15 @@
 import fs from 'node:fs';
 import { setTimeout as after } from 'node:timers/promises';
 import { ImageError } from '../base/errors.ts';
-import { abortConnection, mountFuse, openFuseDevice, readFurtherAhead, unmount } from '../host/fuse/mount.ts';
+import { isOrdinaryUser } from '../host/fuse/fusermount.ts';
+import {
+  abortConnection,
+  mountAsUser,
+  mountFuse,
+  openFuseDevice,
+  readFurtherAhead,
+  unmount,
+} from '../host/fuse/mount.ts';
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
@@ -43,6 +51,7 @@ async function unmountPatiently(mountpoint: string, lazy: boolean): Promise<void
 class Supervisor {
   readonly #config: MountConfig;
   readonly #fuseFd: number;
+  readonly #mountedFirst: boolean;
   #worker: WorkerLink;
   #restarts = 0;
   #failures = 0;
@@ -58,7 +67,12 @@ class Supervisor {
 
   constructor(config: MountConfig) {
     this.#config = config;
-    this.#fuseFd = openFuseDevice();
+    // An ordinary user gets the descriptor only together with the mount, which then waits for its first answer.
+    const { mountpoint, allowOther, options, repo } = config;
+    this.#mountedFirst = isOrdinaryUser();
+    this.#fuseFd = this.#mountedFirst
+      ? mountAsUser(mountpoint, { fsname: repo, allowOther, extra: options })
+      : openFuseDevice();
     this.#worker = new WorkerLink(this.#fuseFd, config.mountpoint);
   }
 
@@ -71,8 +85,9 @@ class Supervisor {
     let prepared: Prepared;
     try {
       prepared = (await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: false })) as Prepared;
-      mountFuse(this.#fuseFd, mountpoint, { fsname: repo, allowOther, extra: options });
+      if (!this.#mountedFirst) mountFuse(this.#fuseFd, mountpoint, { fsname: repo, allowOther, extra: options });
     } catch (error) {
+      if (this.#mountedFirst) await unmount(mountpoint, { lazy: true }).catch(() => undefined);
       this.#worker.kill();
       fs.rmSync(run.folder, { recursive: true, force: true });
       throw error;

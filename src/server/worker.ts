@@ -33,6 +33,7 @@ async function serve(): Promise<void> {
   serving = serveFuse(FUSE_FD, needed().root, {
     nodesFile: config!.nodes,
     resume: resumed,
+    hideOwners: config!.allowOther && process.geteuid?.() !== 0,
     mailbox: () => answering > 0,
     onInit: agreed => {
       connection = agreed;

@@ -14,6 +14,9 @@ export interface RunOptions {
   readonly cwd?: string;
   /** Called once the program runs, for signals and such. */
   started?(child: ChildProcess): void;
+  /** User and group to run as. */
+  readonly uid?: number;
+  readonly env?: Readonly<Record<string, string>>;
   /** What descriptor 3 reads. */
   readonly fd3?: string;
 }
@@ -22,6 +25,8 @@ export function runCli(args: readonly string[], options: RunOptions = {}): Promi
   const child = spawn(process.execPath, [PROGRAM, ...args], {
     stdio: ['ignore', 'pipe', 'pipe', options.fd3 === undefined ? 'ignore' : 'pipe'],
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    ...(options.uid === undefined ? {} : { uid: options.uid, gid: options.uid }),
+    ...(options.env === undefined ? {} : { env: options.env }),
   });
   let stdout = '';
   let stderr = '';

@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import type { Host } from '../../base/contracts.ts';
+import { isOrdinaryUser } from './fusermount.ts';
 import { openFuse, readFurtherAhead, unmount } from './mount.ts';
 import { serveFuse } from './serve.ts';
 
@@ -19,7 +20,8 @@ export const fuseHost: Host = {
     const fd = openFuse(at, options);
     const full = path.resolve(at);
     const ready = Promise.withResolvers<void>();
-    const serving = serveFuse(fd, root, { onInit: () => ready.resolve(), mailbox: () => true });
+    const hideOwners = isOrdinaryUser() && options.allowOther;
+    const serving = serveFuse(fd, root, { onInit: () => ready.resolve(), mailbox: () => true, hideOwners });
     const ended = serving.ended.finally(() => fs.closeSync(fd));
     await Promise.race([ready.promise, ended]);
     readFurtherAhead(full);

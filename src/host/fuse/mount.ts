@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { MountOptions } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
+import { fusermount, isOrdinaryUser, mountByFusermount } from './fusermount.ts';
 
 const TYPE = 'fuse.bootmount';
 const DEVICE = '/dev/fuse';
@@ -116,7 +117,9 @@ export function mountpoint(at: string): string {
   for (const _dead of mountsOf(full)) {
     if (!isDead(full))
       throw new ImageError('busy', 'already mounted here', { file: at }, { hint: `bootmount umount ${at}` });
-    const result = run('umount', ['-i', '-l', '--', full]);
+    const result = isOrdinaryUser()
+      ? run(fusermount(), ['-u', '-q', '-z', '--', full])
+      : run(program('umount'), ['-i', '-l', '--', full]);
     if (result.status !== 0) throw new ImageError('busy', `a dead mount is in the way: ${result.text}`, { file: at });
   }
   let names: string[];
@@ -132,8 +135,8 @@ export function mountpoint(at: string): string {
   return full;
 }
 
-function run(name: string, args: readonly string[], fd?: number): { status: number | null; text: string } {
-  const result = spawnSync(program(name), args, {
+function run(file: string, args: readonly string[], fd?: number): { status: number | null; text: string } {
+  const result = spawnSync(file, args, {
     cwd: '/',
     env: ENVIRONMENT,
     encoding: 'utf8',
@@ -189,7 +192,7 @@ export function openFuseDevice(): number {
     const missing = code !== 'EACCES' && code !== 'EPERM';
     const hint = missing
       ? 'load the kernel module: modprobe fuse; a container needs --device /dev/fuse and --cap-add SYS_ADMIN'
-      : 'mount as root, or use --transport fuse-native';
+      : 'mount as root, or let users use it: chmod 666 /dev/fuse';
     const message = missing ? 'this machine has no FUSE' : 'no right to use FUSE';
     throw new ImageError('unsupported', message, { file: DEVICE }, { cause, hint });
   }
@@ -202,7 +205,11 @@ export function openFuseDevice(): number {
 export function mountFuse(fd: number, at: string, options: MountOptions): void {
   const argument = mountArgument(options);
   const target = mountpoint(at);
-  const result = run('mount', ['-i', '-t', TYPE, '-o', argument, '--', sourceName(options.fsname), target], fd);
+  const result = run(
+    program('mount'),
+    ['-i', '-t', TYPE, '-o', argument, '--', sourceName(options.fsname), target],
+    fd,
+  );
   if (result.status === 0) return;
   if (/permission denied|must be superuser|not permitted/i.test(result.text)) {
     throw new ImageError(
@@ -215,8 +222,15 @@ export function mountFuse(fd: number, at: string, options: MountOptions): void {
   throw new ImageError('io', `mount failed: ${result.text || `status ${result.status}`}`, { file: at });
 }
 
+/** As an ordinary user: mounts by `fusermount3`, and gives the descriptor to be served. Faults as `mountFuse`. */
+export function mountAsUser(at: string, options: MountOptions): number {
+  mountArgument(options);
+  return mountByFusermount(mountpoint(at), sourceName(options.fsname), options);
+}
+
 /** Opens the device and mounts it: the descriptor is to be served. */
 export function openFuse(at: string, options: MountOptions): number {
+  if (isOrdinaryUser()) return mountAsUser(at, options);
   const fd = openFuseDevice();
   try {
     mountFuse(fd, at, options);
@@ -242,7 +256,10 @@ export async function unmount(at: string, { lazy = false } = {}): Promise<void> 
   const full = locationOf(at);
   if (mountsOf(full).length === 0) throw new ImageError('not-found', 'nothing is mounted here', { file: at });
   // Not awaited synchronously: umount looks at the mount, and this thread may have to answer.
-  const child = spawn(program('umount'), ['-i', ...(lazy ? ['-l'] : []), '--', full], {
+  const command = isOrdinaryUser()
+    ? [fusermount(), '-u', ...(lazy ? ['-z'] : []), '--', full]
+    : [program('umount'), '-i', ...(lazy ? ['-l'] : []), '--', full];
+  const child = spawn(command[0]!, command.slice(1), {
     cwd: '/',
     env: ENVIRONMENT,
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -257,7 +274,7 @@ export async function unmount(at: string, { lazy = false } = {}): Promise<void> 
   if (status === 0) return;
   if (/busy/.test(text))
     throw new ImageError('busy', 'in use', { file: at }, { hint: 'close what uses it, or unmount with --force' });
-  if (/not mounted|no mount point/.test(text))
+  if (/not mounted|no mount point|entry for .* not found/.test(text))
     throw new ImageError('not-found', 'nothing is mounted here', { file: at });
   throw new ImageError('io', `umount failed: ${text.trim().replace(/\s+/g, ' ')}`, { file: at });
 }

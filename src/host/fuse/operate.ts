@@ -72,7 +72,10 @@ const init: Operation = (session, slot) => {
   return minor < 23 ? 24 : 64;
 };
 
-/** Never ENOSYS for FALLOCATE, LSEEK and attributes: the kernel would not ask again for the life of the mount. */
+/**
+ * Never ENOSYS for FALLOCATE and LSEEK: the kernel would not ask again for the life of the mount. That is what extended
+ * attributes get, which nothing here has: `ls -l` would ask for two of every file.
+ */
 const OPERATIONS = new Map<number, Operation>([
   [OPCODE.read, read],
   [OPCODE.write, write],
@@ -98,8 +101,8 @@ const OPERATIONS = new Map<number, Operation>([
   [OPCODE.fsyncdir, ok],
   [OPCODE.access, ok],
   [OPCODE.interrupt, () => NO_REPLY],
-  [OPCODE.getxattr, errno('ENODATA')],
-  [OPCODE.listxattr, listxattr],
+  [OPCODE.getxattr, errno('ENOSYS')],
+  [OPCODE.listxattr, errno('ENOSYS')],
   [OPCODE.setxattr, errno('EOPNOTSUPP')],
   [OPCODE.removexattr, errno('EOPNOTSUPP')],
   [OPCODE.ioctl, errno('ENOTTY')],
@@ -110,13 +113,6 @@ const OPERATIONS = new Map<number, Operation>([
     (name): [number, Operation] => [OPCODE[name], errno('EROFS')],
   ),
 ]);
-
-/** Empty: a length of 0, or nothing at all, by what the caller has room for. */
-function listxattr(_session: Session, slot: Slot): Answer {
-  if (slot.words[IN.BODY] !== 0) return 0;
-  slot.body.fill(0, 0, 8);
-  return 8;
-}
 
 /** Answers the request in `slot`, `got` bytes long. May throw, or reject. */
 export function operate(session: Session, slot: Slot, got: number): Answer | Promise<Answer> {

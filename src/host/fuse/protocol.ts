@@ -60,7 +60,6 @@ export const ERRNO = {
   EFBIG: 27,
   EROFS: 30,
   ENOSYS: 38,
-  ENODATA: 61,
   EOPNOTSUPP: 95,
   ESTALE: 116,
 } as const;
