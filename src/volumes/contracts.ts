@@ -32,6 +32,8 @@ export interface VolumeDir extends Attributes {
   readonly id: string;
   /** Everything but `.` and `..`, in the order of the folder. */
   list(): Promise<readonly VolumeEntry[]>;
+  /** The node of one name, as `list` spells it, without reading all of the folder; absent where the folder has no index. null: there is none. */
+  lookup?(name: string): Promise<VolumeNode | null>;
   /** An alternate data stream; null: there is none of that name. */
   stream?(name: string): Promise<VolumeFile | null>;
 }

@@ -24,6 +24,25 @@ export function nameOf(bytes: Uint8Array): string {
   return text;
 }
 
+/** The bytes that `nameOf` made this text of; null when it cannot have been. */
+export function nameBytes(name: string): Buffer | null {
+  const parts: Buffer[] = [];
+  let from = 0;
+  for (let i = 0; i < name.length; i++) {
+    const code = name.charCodeAt(i);
+    if (code >= 0xd800 && code < BYTE && i + 1 < name.length) {
+      const next = name.charCodeAt(i + 1);
+      if (next >= BYTE && next < 0xe000) i++;
+      continue;
+    }
+    if (code < BYTE + 0x80 || code > BYTE + 0xff) continue;
+    parts.push(Buffer.from(name.slice(from, i), 'utf8'), Buffer.of(code - BYTE));
+    from = i + 1;
+  }
+  const bytes = Buffer.concat([...parts, Buffer.from(name.slice(from), 'utf8')]);
+  return nameOf(bytes) === name ? bytes : null;
+}
+
 const hex = (n: number, digits: number): string => n.toString(16).padStart(digits, '0');
 const LONE = /[\0/]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 /** A backslash that would look like an escape. */

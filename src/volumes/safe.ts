@@ -86,7 +86,7 @@ function safeDir(source: VolumeSource, dir: VolumeDir, above: Above | null): Vol
   const depth = (above?.depth ?? 0) + 1;
   source.check(!contains(above, dir.id) && depth <= DEEPEST, 'a folder lies inside itself');
   const here: Above = { id: dir.id, depth, above };
-  const { stream } = dir;
+  const { stream, lookup } = dir;
   const entry = ({ name, kind, node }: VolumeEntry): VolumeEntry => ({
     name,
     kind,
@@ -96,8 +96,18 @@ function safeDir(source: VolumeSource, dir: VolumeDir, above: Above | null): Vol
     ...dir,
     list: () => guarded(source, async () => (await dir.list()).map(entry)),
     ...(stream === undefined ? {} : { stream: safeStream(source, stream) }),
+    ...(lookup === undefined ? {} : { lookup: safeLookup(source, lookup, here) }),
   };
 }
+
+const safeLookup =
+  (source: VolumeSource, lookup: (name: string) => Promise<VolumeNode | null>, here: Above) =>
+  (name: string): Promise<VolumeNode | null> =>
+    guarded(source, async () => {
+      // Indexes hold the folder itself and the one above too.
+      const node = name === '.' || name === '..' ? null : await lookup(name);
+      return node === null ? null : safeNode(source, node, here);
+    });
 
 /** Opens with a reader; null: not its file system. */
 export function openSafely(reader: VolumeReader, source: VolumeSource): Promise<Volume | null> {

@@ -44,6 +44,8 @@ async function lookThrough(root: VolumeDir, numbers: Random): Promise<void> {
     const dir = folders.splice(numbers.below(folders.length), 1)[0]!;
     await orImageError(async () => {
       const entries = await dir.list();
+      const looked = entries[numbers.below(entries.length)]?.name ?? 'x';
+      if (dir.lookup !== undefined) await orImageError(() => dir.lookup!(looked));
       for (let n = 0; n < Math.min(12, entries.length) && left > 0; n++, left--) {
         const entry = entries[entries.length <= 12 ? n : numbers.below(entries.length)]!;
         await orImageError(async () => {

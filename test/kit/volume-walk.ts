@@ -1,4 +1,5 @@
 /** Volumes for tests: images as disks, and everything that is in a volume as lines that can be compared. */
+import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import type { Disk } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
@@ -113,3 +114,30 @@ export const linesOf = (walked: ReadonlyMap<string, Walked>): Record<string, str
   Object.fromEntries(
     Array.from(walked, ([path, { line }]) => [path, line] as const).sort(([a], [b]) => (a < b ? -1 : 1)),
   );
+
+/** Folders with an index, and names that were looked up in them one by one: each gives what the listing gives. */
+export async function lookedUp(root: VolumeDir, everyNth = 1): Promise<{ folders: number; names: number }> {
+  let [folders, names] = [0, 0];
+  const essence = (node: VolumeNode | null): unknown => node && [node.kind, node.mtime, 'size' in node ? node.size : 0];
+  const enter = async (dir: VolumeDir): Promise<void> => {
+    const entries = await dir.list();
+    if (dir.lookup !== undefined) {
+      folders++;
+      for (let i = 0; i < entries.length; i += everyNth) {
+        const { name, node } = entries[i]!;
+        assert.deepEqual(essence(await dir.lookup(name)), essence(await node()), name);
+        names++;
+      }
+      for (const absent of ['', 'not there', '.', 'zzz', '\udcff', `${entries[0]?.name}x`]) {
+        const there = entries.some(({ name }) => name === absent);
+        if (!there) assert.equal(await dir.lookup(absent), null, absent);
+      }
+    }
+    for (const { kind, node } of entries) {
+      const inner = kind === 'dir' ? await node() : null;
+      if (inner?.kind === 'dir') await enter(inner);
+    }
+  };
+  await enter(root);
+  return { folders, names };
+}

@@ -2,10 +2,11 @@
  * btrfs on one device, or one mirror of several. The newest changes of an unclean file system may be in its log tree,
  * which is not replayed: the file system is whole without it, as of its last commit.
  */
+import { crc32c } from '../../base/checksum.ts';
 import { roundUp } from '../../base/range.ts';
 import { wholeOf } from '../content.ts';
 import type { Attributes, EntryKind, Volume, VolumeDir, VolumeEntry, VolumeNode, VolumeReader } from '../contracts.ts';
-import { fieldText, nameOf } from '../names.ts';
+import { fieldText, nameBytes, nameOf } from '../names.ts';
 import { dateOf, u64 } from '../source.ts';
 import { openContent } from './content.ts';
 import { type Btrfs, ITEM, keyAt, openFileSystem } from './filesystem.ts';
@@ -37,7 +38,13 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
   const open = () => openContent(btrfs, root, number, size);
   switch (mode & TYPE_MASK) {
     case 0x4000:
-      return { ...attributes, kind: 'dir', id: `${tree}:${number}`, list: () => list(btrfs, tree, number) };
+      return {
+        ...attributes,
+        kind: 'dir',
+        id: `${tree}:${number}`,
+        list: () => list(btrfs, tree, number),
+        lookup: name => lookup(btrfs, tree, number, name),
+      };
     case 0x8000:
       return {
         ...attributes,
@@ -57,23 +64,42 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
   }
 }
 
+/** Entries that begin one after the other in an item. */
+function entriesIn(btrfs: Btrfs, tree: number, data: Buffer): readonly VolumeEntry[] {
+  const out: VolumeEntry[] = [];
+  for (let at = 0; at + 30 <= data.length; ) {
+    const nameEnd = at + 30 + data.readUInt16LE(at + 27);
+    btrfs.source.check(nameEnd <= data.length, 'an entry of a folder is damaged');
+    const name = nameOf(data.subarray(at + 30, nameEnd));
+    const { object, type } = keyAt(data, at);
+    // A subvolume is a folder that is the root of another tree.
+    const subvolume = type === ITEM.root;
+    const kind = subvolume ? 'dir' : (KINDS[data[at + 29]!] ?? 'other');
+    const node = () => (subvolume ? nodeOf(btrfs, object, ROOT_INODE) : nodeOf(btrfs, tree, object));
+    out.push({ name, kind, node });
+    at = nameEnd + data.readUInt16LE(at + 25);
+  }
+  return out;
+}
+
 async function list(btrfs: Btrfs, tree: number, number: number): Promise<readonly VolumeEntry[]> {
   const root = await btrfs.tree(tree);
   const out: VolumeEntry[] = [];
   const keys = { object: number, type: ITEM.dirIndex };
   const last = { ...keys, offset: Number.POSITIVE_INFINITY };
-  for await (const { data } of btrfs.items(root, { ...keys, offset: 0 }, last)) {
-    const nameEnd = 30 + data.readUInt16LE(27);
-    btrfs.source.check(nameEnd <= data.length, 'an entry of a folder is damaged');
-    const name = nameOf(data.subarray(30, nameEnd));
-    const { object, type } = keyAt(data, 0);
-    // A subvolume is a folder that is the root of another tree.
-    const subvolume = type === ITEM.root;
-    const kind = subvolume ? 'dir' : (KINDS[data[29]!] ?? 'other');
-    const node = () => (subvolume ? nodeOf(btrfs, object, ROOT_INODE) : nodeOf(btrfs, tree, object));
-    out.push({ name, kind, node });
-  }
+  for await (const { data } of btrfs.items(root, { ...keys, offset: 0 }, last))
+    out.push(...entriesIn(btrfs, tree, data));
   return out;
+}
+
+/** By the hash of the name: CRC-32C that begins with -2 and is not inverted. Names of one hash share an item. */
+async function lookup(btrfs: Btrfs, tree: number, number: number, name: string): Promise<VolumeNode | null> {
+  const bytes = nameBytes(name);
+  if (bytes === null) return null;
+  const key = { object: number, type: ITEM.dirItem, offset: ~crc32c(bytes, 1) >>> 0 };
+  const { value } = await btrfs.items(await btrfs.tree(tree), key, key).next();
+  const found = value === undefined ? undefined : entriesIn(btrfs, tree, value.data).find(entry => entry.name === name);
+  return (await found?.node()) ?? null;
 }
 
 export const btrfs: VolumeReader = {

@@ -1,15 +1,18 @@
 /** Files, folders and links of an ext file system. */
 import { bytesContent, runsContent, wholeOf } from '../content.ts';
 import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
-import { nameOf } from '../names.ts';
+import { nameBytes, nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
 import { inlineData } from './attributes.ts';
 import type { Ext, ExtInode } from './filesystem.ts';
+import { blocksFor } from './htree.ts';
 import { mapOf } from './map.ts';
 import {
+  FLAG_CASEFOLD,
   FLAG_ENCRYPTED,
   FLAG_EXTENTS,
   FLAG_HUGE_FILE,
+  FLAG_INDEX,
   FLAG_INLINE,
   MAP_AT,
   MAP_SIZE,
@@ -44,7 +47,7 @@ export async function nodeOf(ext: Ext, number: number): Promise<VolumeNode> {
   const unit = (inode.fields.flags & FLAG_HUGE_FILE) !== 0 ? ext.blockSize : 512;
   switch (inode.type) {
     case TYPE_DIR:
-      return { ...attributes, kind: 'dir', id: String(number), list: () => list(ext, inode) };
+      return { ...attributes, kind: 'dir', id: String(number), list: () => list(ext, inode), ...indexed(ext, inode) };
     case TYPE_FILE: {
       const inline = (inode.fields.flags & FLAG_INLINE) !== 0;
       const allocated = inode.fields.blocks * unit + (inline ? inode.size : 0);
@@ -125,6 +128,33 @@ async function list(ext: Ext, inode: ExtInode): Promise<readonly VolumeEntry[]> 
     }
   }
   return ext.has('filetype') ? out : Promise.all(out.map(withKind));
+}
+
+/** Folders whose names are found by their hashes. */
+function indexed(ext: Ext, inode: ExtInode): Pick<VolumeDir, 'lookup'> {
+  const { flags } = inode.fields;
+  const plain = (flags & (FLAG_INDEX | FLAG_INLINE | FLAG_ENCRYPTED | FLAG_CASEFOLD)) === FLAG_INDEX;
+  return plain ? { lookup: name => lookup(ext, inode, name) } : {};
+}
+
+async function lookup(ext: Ext, inode: ExtInode, name: string): Promise<VolumeNode | null> {
+  const bytes = nameBytes(name);
+  if (bytes === null) return null;
+  const content = runsContent(ext.source, await mapOf(ext, inode), inode.size);
+  const block = async (index: number): Promise<Buffer> => {
+    const at = index * ext.blockSize;
+    ext.source.check(at + ext.blockSize <= inode.size, `the index of folder ${inode.number} leads outside it`);
+    const where = content.range(at, ext.blockSize);
+    const place = ext.source.need(
+      where.kind === 'disk' ? where.at : null,
+      `a block of folder ${inode.number} is a hole`,
+    );
+    return ext.source.bytes(place - ext.source.start, ext.blockSize);
+  };
+  const blocks = await blocksFor(ext, inode, bytes, block);
+  const entries: VolumeEntry[] = blocks === null ? [...(await list(ext, inode))] : [];
+  for (const index of blocks ?? []) entriesIn(ext, await block(index), entries);
+  return (await entries.find(entry => entry.name === name)?.node()) ?? null;
 }
 
 async function withKind(entry: VolumeEntry): Promise<VolumeEntry> {

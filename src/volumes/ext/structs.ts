@@ -1,5 +1,5 @@
 /** On-disk structures of ext2, ext3 and ext4: kernel documentation, "ext4 Data Structures and Algorithms". */
-import { bytes, struct, u8, u16le, u32le } from '../../base/struct.ts';
+import { arrayOf, bytes, struct, u8, u16le, u32le } from '../../base/struct.ts';
 
 export const SUPERBLOCK_AT = 1024;
 export const MAGIC = 0xef53;
@@ -20,9 +20,11 @@ export const Superblock = struct('ext superblock', 1024, {
   uuid: [0x68, bytes(16)],
   label: [0x78, bytes(16)],
   journalInode: [0xe0, u32le],
+  hashSeed: [0xec, arrayOf(u32le, 4)],
   descriptorSize: [0xfe, u16le],
   firstMetaGroup: [0x104, u32le],
   blocksHigh: [0x150, u32le],
+  flags: [0x160, u32le],
   checksumType: [0x175, u8],
   checksumSeed: [0x270, u32le],
 });
@@ -79,6 +81,8 @@ export const MAP_AT = 0x28;
 export const MAP_SIZE = 60;
 
 export const FLAG_ENCRYPTED = 0x800;
+export const FLAG_INDEX = 0x1000;
+export const FLAG_CASEFOLD = 0x4000_0000;
 export const FLAG_HUGE_FILE = 0x4_0000;
 export const FLAG_EXTENTS = 0x8_0000;
 export const FLAG_INLINE = 0x1000_0000;

@@ -26,11 +26,15 @@ export interface Ntfs {
   content(attribute: WholeAttribute): FileContent;
   /** All of a small attribute. */
   value(attribute: WholeAttribute, most: number): Promise<Buffer>;
+  /** What each unit of UTF-16 is in capitals, for the order of names. */
+  capitals(): Promise<Uint16Array>;
   /** Names of the alternate streams. */
   streams(record: Record): Promise<readonly string[]>;
 }
 
 const LONGEST_LIST = 1_048_576;
+const CAPITALS_RECORD = 10;
+const CAPITALS_SIZE = 131_072;
 const MOST_PARTS = 16_384;
 
 /** Negative numbers are powers of two in bytes, others count clusters. */
@@ -120,12 +124,26 @@ function ntfsOver(open: Open): Ntfs {
     source.check(parts[0]!.firstCluster === 0, 'the first part of an attribute is missing');
     return { ...parts[0]!, parts };
   };
+  const readCapitals = async (): Promise<Uint16Array> => {
+    const data = await attribute(await record(CAPITALS_RECORD), TYPE.data, '');
+    const bytes = await wholeOf(source, content(source.need(data, 'there is no table of capitals')), CAPITALS_SIZE);
+    source.check(bytes.length === CAPITALS_SIZE, 'the table of capitals is too short');
+    return new Uint16Array(Uint8Array.from(bytes).buffer);
+  };
+  let capitals: Promise<Uint16Array> | null = null;
   return {
     source,
     clusterSize,
     record,
     attribute,
     content,
+    capitals() {
+      capitals ??= readCapitals().catch(error => {
+        capitals = null;
+        throw error;
+      });
+      return capitals;
+    },
     value: (whole, most) => wholeOf(source, content(whole), most),
     async streams(its) {
       const list = await listOf(its);

@@ -4,6 +4,7 @@ import { nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
 import { fileContent } from './data.ts';
 import type { Ntfs, WholeAttribute } from './filesystem.ts';
+import { nodeWith } from './lookup.ts';
 import { FLAG_DIR, FLAG_IN_USE, fixedUp, type Record, referenceAt, TYPE } from './records.ts';
 import { isLink, linkTarget, type Reparse, readReparse } from './reparse.ts';
 
@@ -79,7 +80,10 @@ export async function nodeOf(ntfs: Ntfs, number: number): Promise<VolumeNode> {
     return { ...attributes, kind: 'link', target: async () => linkTarget(ntfs.source, reparse) };
   }
   const stream = streamOf(ntfs, record, attributes);
-  if (dir) return { ...attributes, kind: 'dir', id: String(number), list: () => list(ntfs, record), stream };
+  if (dir) {
+    const names = { list: () => list(ntfs, record), lookup: (name: string) => lookup(ntfs, record, name) };
+    return { ...attributes, kind: 'dir', id: String(number), ...names, stream };
+  }
   const data = await ntfs.attribute(record, TYPE.data, '');
   const target = await interixLink(ntfs, flags, data);
   if (target !== null) return { ...attributes, kind: 'link', target: async () => target };
@@ -122,14 +126,21 @@ function kindOf(key: Buffer): EntryKind {
   return (flags & NAME_IS_DIR) !== 0 ? 'dir' : 'file';
 }
 
-async function list(ntfs: Ntfs, record: Record): Promise<readonly VolumeEntry[]> {
+/** The root of a folder's index, and how long its blocks are. */
+async function indexRoot(ntfs: Ntfs, record: Record): Promise<{ readonly root: Buffer; readonly blockSize: number }> {
   const { source } = ntfs;
   const found = (await ntfs.attribute(record, TYPE.indexRoot, '$I30'))?.resident;
   const root = source.need(found, `folder ${record.number} has no index`);
-  const out = new Map<string, VolumeEntry>();
   const blockSize = root.readUInt32LE(8);
   source.check(blockSize >= 512 && blockSize <= 65_536, `index blocks of ${blockSize} bytes`);
-  entriesIn(ntfs, record.number, root.subarray(16), out);
+  return { root: root.subarray(16), blockSize };
+}
+
+async function list(ntfs: Ntfs, record: Record): Promise<readonly VolumeEntry[]> {
+  const { source } = ntfs;
+  const out = new Map<string, VolumeEntry>();
+  const { root, blockSize } = await indexRoot(ntfs, record);
+  entriesIn(ntfs, record.number, root, out);
   const allocation = await ntfs.attribute(record, TYPE.indexAllocation, '$I30');
   if (allocation === null) return [...out.values()];
   source.check(allocation.size <= Math.min(LARGEST_INDEX, source.size), `an index of ${allocation.size} bytes`);
@@ -143,6 +154,29 @@ async function list(ntfs: Ntfs, record: Record): Promise<readonly VolumeEntry[]>
     entriesIn(ntfs, record.number, fixedUp(source, block, 'INDX').subarray(24), out);
   }
   return [...out.values()];
+}
+
+async function lookup(ntfs: Ntfs, record: Record, name: string): Promise<VolumeNode | null> {
+  const { source, clusterSize } = ntfs;
+  const { root, blockSize } = await indexRoot(ntfs, record);
+  const allocation = await ntfs.attribute(record, TYPE.indexAllocation, '$I30');
+  const blocks = allocation === null ? null : ntfs.content(allocation);
+  // Blocks are counted in clusters, or in sectors where a cluster is longer than a block.
+  const unit = clusterSize <= blockSize ? clusterSize : 512;
+  const child = async (number: number): Promise<Buffer> => {
+    const inside = blocks !== null && number * unit + blockSize <= blocks.size;
+    source.check(inside, `the index of folder ${record.number} leads outside it`);
+    const block = Buffer.allocUnsafe(blockSize);
+    await blocks!.read(block, number * unit);
+    return fixedUp(source, block, 'INDX').subarray(24);
+  };
+  const node = await nodeWith(ntfs, await ntfs.capitals(), name, root, child);
+  if (node === null) return null;
+  const found = new Map<string, VolumeEntry>();
+  entriesIn(ntfs, record.number, node, found);
+  // Names that differ in case alone can lie in other nodes: then all of them are looked through.
+  const entry = found.get(name) ?? (await list(ntfs, record)).find(other => other.name === name);
+  return (await entry?.node()) ?? null;
 }
 
 /** The volume's name, as UTF-16. */

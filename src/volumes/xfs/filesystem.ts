@@ -10,6 +10,7 @@ import {
   KNOWN_INCOMPATIBLE,
   Superblock,
   type SuperblockFields,
+  VERSION_ANY_CASE,
 } from './structs.ts';
 
 export interface XfsInode {
@@ -33,6 +34,8 @@ export interface Xfs {
   readonly v5: boolean;
   /** Folder entries say what kind they are. */
   readonly ftype: boolean;
+  /** Names are looked up whatever their case. */
+  readonly anyCase: boolean;
   inode(number: number): Promise<XfsInode>;
   map(inode: XfsInode): Promise<Runs>;
 }
@@ -161,6 +164,7 @@ export function xfsFileSystem(source: VolumeSource, superblock: SuperblockFields
     folderBlock: blockSize * 2 ** superblock.folderBlockLog,
     v5,
     ftype: v5 ? (superblock.incompatible & INCOMPATIBLE_FTYPE) !== 0 : (superblock.features2 & FEATURE2_FTYPE) !== 0,
+    anyCase: (superblock.version & VERSION_ANY_CASE) !== 0,
     inode,
     map,
   };

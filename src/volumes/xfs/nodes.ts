@@ -1,10 +1,11 @@
 /** Files, folders and links of an XFS file system. */
 import { runsContent } from '../content.ts';
 import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
-import { nameOf } from '../names.ts';
+import { nameBytes, nameOf } from '../names.ts';
 import type { Runs } from '../runs.ts';
 import { dateOf, u64be } from '../source.ts';
 import type { Xfs, XfsInode } from './filesystem.ts';
+import { entriesWith } from './lookup.ts';
 import {
   FLAG_REALTIME,
   FLAG2_BIGTIME,
@@ -46,7 +47,7 @@ export async function nodeOf(xfs: Xfs, number: number): Promise<VolumeNode> {
   };
   switch (mode & TYPE_MASK) {
     case TYPE_DIR:
-      return { ...attributes, kind: 'dir', id: String(number), list: () => list(xfs, inode) };
+      return { ...attributes, kind: 'dir', id: String(number), list: () => list(xfs, inode), ...indexed(xfs, inode) };
     case TYPE_FILE: {
       const allocated = u64be(raw, 64) * xfs.blockSize;
       return { ...attributes, kind: 'file', size, allocated, open: () => openFile(xfs, inode) };
@@ -161,6 +162,32 @@ async function list(xfs: Xfs, inode: XfsInode): Promise<readonly VolumeEntry[]> 
     }
   }
   return xfs.ftype ? out : Promise.all(out.map(withKind));
+}
+
+/** Folders of more than one block, whose names are found by their hashes. */
+function indexed(xfs: Xfs, inode: XfsInode): Pick<VolumeDir, 'lookup'> {
+  const plain = inode.format !== FORMAT.local && inode.size > xfs.folderBlock && !xfs.anyCase;
+  return plain ? { lookup: name => lookup(xfs, inode, name) } : {};
+}
+
+async function lookup(xfs: Xfs, inode: XfsInode, name: string): Promise<VolumeNode | null> {
+  const bytes = nameBytes(name);
+  if (bytes === null) return null;
+  const content = runsContent(xfs.source, await xfs.map(inode), Number.MAX_SAFE_INTEGER);
+  const read = async (at: number): Promise<Buffer> => {
+    const block = Buffer.allocUnsafe(xfs.folderBlock);
+    await content.read(block, at);
+    return block;
+  };
+  for (const at of await entriesWith(xfs, bytes, read)) {
+    const first = at - (at % xfs.folderBlock);
+    xfs.source.check(first < FOLDER_END, 'the index of a folder leads outside it');
+    const entry = (await read(first)).subarray(at - first);
+    const nameEnd = 9 + entry.readUInt8(8);
+    xfs.source.check(nameEnd < entry.length, 'a name leads outside its block');
+    if (entry.subarray(9, nameEnd).equals(bytes)) return nodeOf(xfs, u64be(entry, 0));
+  }
+  return null;
 }
 
 async function withKind(entry: VolumeEntry): Promise<VolumeEntry> {

@@ -21,6 +21,8 @@ export const Superblock = struct('XFS superblock', 512, {
 });
 export type SuperblockFields = ReturnType<typeof Superblock.parse>;
 
+/** In the version: names are compared without case (ASCII only). */
+export const VERSION_ANY_CASE = 0x4000;
 /** Version 4: the file type is kept in a folder's entries. */
 export const FEATURE2_FTYPE = 0x200;
 /** ftype, sparse inodes, meta uuid, big time, needs repair, 64-bit extent counts, exchange range, parent pointers. */
