@@ -1,8 +1,9 @@
 import type { Bytes, Disk, Done, Extent, Layer, Location } from '../base/contracts.ts';
 import { also, joined } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
+import { ReadAhead } from './ahead.ts';
 import type { UnitCache } from './cache.ts';
-import { ChainIndex, NOBODY } from './index.ts';
+import { ChainIndex, NOBODY, type Owner } from './index.ts';
 
 export interface ChainSpec {
   /** Base first. */
@@ -20,17 +21,21 @@ export function chainDisk(spec: ChainSpec): Disk {
   // One layer is its own index.
   const index = layers.length > 1 ? new ChainIndex(layers) : null;
 
+  const ahead = readAhead({ spec, size, owners, index });
+  /** Whether the read that is being looked at found something packed. */
+  let packed = false;
+
   const fetchPart = (number: number, layer: Layer, where: Location, into: Uint8Array): Done => {
     switch (where.kind) {
       case 'plain':
         return where.source.read(into, where.at);
       case 'packed': {
         const { unit, within } = where;
+        packed = true;
         const data = cache.peek(owners[number]!, unit);
         if (data !== undefined) return void into.set(data.subarray(within, within + into.length));
-        return cache
-          .fetch(owners[number]!, unit, layer.blockSize, out => layer.unpack(unit, out))
-          .then(got => into.set(got.subarray(within, within + into.length)));
+        const copy = (got: Uint8Array): void => into.set(got.subarray(within, within + into.length));
+        return cache.fetch(owners[number]!, unit, layer.blockSize, out => layer.unpack(unit, out), copy);
       }
       case 'zero':
       case 'absent':
@@ -64,6 +69,7 @@ export function chainDisk(spec: ChainSpec): Disk {
     if (at < 0 || at + into.length > size) {
       throw new ImageError('out-of-range', `${into.length} bytes at ${at} are not inside the disk of ${size} bytes`);
     }
+    packed = false;
     let pending: Promise<void>[] | undefined;
     const wait = (work: Promise<void>): void => {
       pending = also(pending, work);
@@ -75,6 +81,7 @@ export function chainDisk(spec: ChainSpec): Disk {
       if (pending === undefined) throw error;
       wait(Promise.reject(error));
     }
+    if (packed) ahead.saw(at, into.length);
     return joined(pending);
   };
   return {
@@ -89,6 +96,58 @@ export function chainDisk(spec: ChainSpec): Disk {
   };
 }
 
+interface Chain {
+  readonly spec: ChainSpec;
+  readonly size: Bytes;
+  readonly owners: readonly number[];
+  readonly index: ChainIndex | null;
+}
+
+/** Fills the cache of the chain's disk before it is asked. */
+function readAhead({ spec, size, owners, index }: Chain): ReadAhead {
+  const { layers, cache } = spec;
+  const wantedAt = (at: Bytes): { readonly owner: Owner; readonly where: Location } | null => {
+    const owner = index === null ? ONLY : index.ownerAt(at, size - at);
+    if (owner === null) return null;
+    const length = Math.min(size - at, owner.length);
+    const where = owner.layer === NOBODY ? ZERO(length) : layers[owner.layer]!.locate(at, length);
+    return where === null ? null : { owner, where };
+  };
+  return new ReadAhead({
+    size,
+    budget: cache.budget,
+    look(at) {
+      const found = wantedAt(at);
+      if (found === null) return null;
+      const { owner, where } = found;
+      const wanted = where.kind === 'packed' && !cache.has(owners[owner.layer]!, where.unit);
+      return { length: where.length, unit: wanted ? layers[owner.layer]!.blockSize : 0 };
+    },
+    async begin(at) {
+      const found = wantedAt(at);
+      if (found?.where.kind === 'packed') {
+        const { owner, where } = found;
+        const layer = layers[owner.layer]!;
+        await cache.fetch(
+          owners[owner.layer]!,
+          where.unit,
+          layer.blockSize,
+          out => layer.unpack(where.unit, out),
+          IGNORE,
+        );
+      } else if (found === null) {
+        const owner = index === null ? ONLY : index.ownerAt(at, size - at);
+        await (owner === null ? index!.load(at) : layers[owner.layer]!.load(at, Math.min(size - at, owner.length)));
+      }
+    },
+    busy: now => {
+      cache.ahead += now ? 1 : -1;
+    },
+  });
+}
+
+const IGNORE = (): void => {};
+const ZERO = (length: Bytes): Location => ({ kind: 'zero', length });
 const ONLY = { layer: 0, length: Number.MAX_SAFE_INTEGER } as const;
 
 function layerExtent(layer: Layer, at: Bytes, limit: Bytes): Extent | null {

@@ -20,6 +20,8 @@ export interface Stack extends AsyncDisposable {
   readonly clones: Clones;
   readonly summary: Prepared;
   makeClone(request: CloneRequest): Promise<CloneRecord>;
+  /** Something is decoded that nobody waits for yet: the event loop must turn. */
+  working(): boolean;
   status(): Omit<WorkerStatus, 'survives'>;
 }
 
@@ -85,6 +87,7 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
         warnings: [...judged.warnings, ...refused.map(c => `clone ${c.name} is not served: ${c.reason}`)],
       },
       makeClone,
+      working: () => cache.ahead > 0,
       status: () => ({
         clones: clones.list(),
         cache: { held: cache.held, budget: cache.budget, hits: cache.hits, misses: cache.misses },

@@ -34,7 +34,7 @@ async function serve(): Promise<void> {
     nodesFile: config!.nodes,
     resume: resumed,
     hideOwners: config!.allowOther && process.geteuid?.() !== 0,
-    mailbox: () => answering > 0,
+    mailbox: () => answering > 0 || needed().working(),
     onInit: agreed => {
       connection = agreed;
     },
