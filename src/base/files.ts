@@ -43,6 +43,16 @@ export function allocatedNow(fd: number): Bytes {
   return fs.fstatSync(fd).blocks * 512;
 }
 
+/** Space of the file system that holds a folder, in bytes: what an ordinary user may still take, and all. */
+export function spaceNow(folder: string): { readonly free: Bytes; readonly total: Bytes } {
+  try {
+    const { bavail, blocks, bsize } = fs.statfsSync(folder);
+    return { free: bavail * bsize, total: blocks * bsize };
+  } catch (cause) {
+    throw failed('statfs', folder, cause);
+  }
+}
+
 /** The whole of a small file; null when there is none. A larger one than `limit` is 'corrupt'. */
 export function readSmallFile(file: string, limit: Bytes): Uint8Array | null {
   try {

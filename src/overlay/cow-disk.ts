@@ -9,6 +9,7 @@ import type { DataFiles } from './data-files.ts';
 import type { Flusher } from './flusher.ts';
 import { pagesFor } from './map-file.ts';
 import type { Presence } from './presence.ts';
+import type { Room } from './room.ts';
 import { ABSENT, BLOCK, BLOCKS_PER_PAGE, DATA, ZERO } from './states.ts';
 
 const ZEROS = new Uint8Array(BLOCK);
@@ -30,6 +31,7 @@ export interface CowParts {
   readonly data: DataFiles;
   readonly presence: Presence;
   readonly flusher: Flusher;
+  readonly room: Room;
   readonly readOnly: string | null;
 }
 
@@ -39,6 +41,7 @@ export class CowDisk {
   readonly #data: DataFiles;
   readonly #presence: Presence;
   readonly #flusher: Flusher;
+  readonly #room: Room;
   readonly #readOnly: string | null;
   /** By whole blocks: held while a block is being filled from the base. Work done at once needs no lock. */
   readonly #locks = new Admission();
@@ -53,6 +56,7 @@ export class CowDisk {
     this.#data = parts.data;
     this.#presence = parts.presence;
     this.#flusher = parts.flusher;
+    this.#room = parts.room;
     this.#readOnly = parts.readOnly;
     this.#size = size;
   }
@@ -232,8 +236,16 @@ export class CowDisk {
     if (this.#presence.state(block) === ABSENT) return this.#readBase(inside, at);
   }
 
+  #put(from: Uint8Array, at: Bytes, first: number, last: number): Done {
+    if (this.#room.take(from.length)) return this.#store(from, at, first, last);
+    return this.#flusher.flush().then(() => {
+      this.#room.take(from.length, true);
+      this.#store(from, at, first, last);
+    });
+  }
+
   /** Data first, then the map, then the caller may acknowledge: a kill in between leaves the block as it was. */
-  #put(from: Uint8Array, at: Bytes, first: number, last: number): void {
+  #store(from: Uint8Array, at: Bytes, first: number, last: number): void {
     this.#checkState();
     this.#data.write(from, at);
     this.#presence.publish(first, last - first + 1, DATA);

@@ -9,6 +9,7 @@ import {
   readSmallFile,
   removeFile,
   renameFile,
+  spaceNow,
 } from '../base/files.ts';
 import { readFullNow, replaceFile, syncDirectory } from '../base/io.ts';
 import { native } from '../base/native.ts';
@@ -38,6 +39,8 @@ export interface OverlayFiles {
   /** Where they are, for messages. */
   readonly folder: string;
   names(): readonly string[];
+  /** Of the file system, in bytes: what is free for us, and all. */
+  space(): { readonly free: Bytes; readonly total: Bytes };
   open(name: string, mode: 'write' | 'create'): OverlayFile;
   /** null when there is none. */
   readSmall(name: string, limit: Bytes): Uint8Array | null;
@@ -57,6 +60,7 @@ export function localOverlayFiles(folder: string): OverlayFiles {
   return {
     folder,
     names: () => namesIn(folder),
+    space: () => spaceNow(folder),
     open(name, mode) {
       const file = openFileNow(at(name), mode);
       return {

@@ -3,6 +3,7 @@ import { ImageError } from '../base/errors.ts';
 import type { DataFiles } from './data-files.ts';
 import type { MapFile } from './map-file.ts';
 import type { Presence } from './presence.ts';
+import type { Room } from './room.ts';
 import { BLOCK, BLOCKS_PER_PAGE, ZERO } from './states.ts';
 
 /** Map pages that are held as copies at once (4 MiB): a flush of any size needs no more memory. */
@@ -18,6 +19,7 @@ export interface Flushed {
   readonly data: DataFiles;
   readonly durable: MapFile;
   readonly presence: Presence;
+  readonly room: Room;
   /** Called once, when a sync failed. */
   failed(error: ImageError): void;
 }
@@ -66,8 +68,9 @@ export class Flusher {
   /** Presence strictly after its data: the copy of the map is taken first, then data is synced, then the copy is written. */
   async #flushOnce(): Promise<void> {
     if (this.#failure !== null) throw this.#failure;
-    const { data, durable, presence } = this.#parts;
+    const { data, durable, presence, room } = this.#parts;
     presence.repair();
+    const synced = room.syncing();
     const dirty = presence.takeDirty();
     let done = 0;
     try {
@@ -79,6 +82,7 @@ export class Flusher {
         done += pages.length;
       } while (done < dirty.length);
       await this.#synced(durable.sync());
+      synced();
       this.#release(dirty);
     } catch (error) {
       presence.giveBack(dirty);

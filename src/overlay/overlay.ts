@@ -21,6 +21,7 @@ import { buildHeader, HEADER_FILE, MAX_HEADER, type MapHeader, type OverlayHeade
 import { type FolderLock, lockFolder } from './lock.ts';
 import { MapFile, pagesFor } from './map-file.ts';
 import { Presence } from './presence.ts';
+import { Room } from './room.ts';
 import { BLOCK } from './states.ts';
 
 const DEFAULT_CACHE: Bytes = 32 * 2 ** 20;
@@ -115,17 +116,19 @@ function assemble(opened: Opened, options: OverlayOptions): Overlay {
   const { folder } = files;
   let { header } = opened;
   const presence = new Presence(recent, durable, pagesFor(header.size), options.mapCache ?? DEFAULT_CACHE);
+  const room = new Room(files);
   const flusher = new Flusher({
     folder,
     data,
     durable,
     presence,
+    room,
     failed: () => markFailed(recent, header.id, boot),
   });
   const readOnly = opened.failed
     ? 'a sync of this overlay failed since the machine started: what was written after the last flush may be lost'
     : null;
-  const disk = new CowDisk({ folder, base, data, presence, flusher, readOnly }, header.size);
+  const disk = new CowDisk({ folder, base, data, presence, flusher, room, readOnly }, header.size);
   const close = closeOnce(opened, disk, readOnly === null ? flusher : null);
 
   return {

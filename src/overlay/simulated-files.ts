@@ -49,13 +49,25 @@ export interface Plan {
   faulted: boolean;
   /** Called before each call that can fail; may throw. */
   before: ((call: Call) => void) | null;
+  /** What the file system says about its space. */
+  space: { readonly free: Bytes; readonly total: Bytes };
   /** Planted error: a write or sync for which this is true says that it was done, and was not. */
   lies: ((call: Call) => boolean) | null;
   /** Planted error: each write to a file of this name is held back until the call after the next one. */
   late: string | null;
 }
 
-const nothingWrong = (): Plan => ({ calls: 0, fault: null, faulted: false, before: null, lies: null, late: null });
+const PLENTY = { free: 2 ** 50, total: 2 ** 50 };
+
+const nothingWrong = (): Plan => ({
+  calls: 0,
+  fault: null,
+  faulted: false,
+  before: null,
+  space: PLENTY,
+  lies: null,
+  late: null,
+});
 
 export interface SimulatedFiles extends OverlayFiles {
   readonly plan: Plan;
@@ -224,6 +236,7 @@ export function simulatedFiles(plan = nothingWrong(), folder: Folder = new Map()
     folder: 'simulated',
     plan,
     names: () => [...folder.keys()],
+    space: () => plan.space,
     open(name, mode) {
       calls.meet({ what: 'open', name });
       if (mode === 'create') {

@@ -28,6 +28,8 @@ export interface StageOptions extends Hooks {
   readonly state?: string;
   /** A backup to use in place of the blank disk: a folder, and a point in it. */
   readonly backup?: { readonly repo: string; readonly point: string };
+  /** Called before the mount, with what runs a program in the stage's folder and gives its output. */
+  prepare?(tool: (program: string, ...args: string[]) => string): void;
 }
 
 export interface Stage extends AsyncDisposable {
@@ -79,6 +81,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     }
   };
   try {
+    options.prepare?.((program, ...args) => run(program, args));
     if (options.backup === undefined) {
       const disk = path.join(folder, 'disk.raw');
       fs.writeFileSync(disk, '');
