@@ -80,6 +80,8 @@ export interface GuestResult {
   readonly counts: Record<string, number>;
   readonly openings: number;
   readonly wrong: readonly string[];
+  /** What the guest's disk holds now. */
+  readonly model: Uint8Array;
 }
 
 function drivers(format: FormatName, file: string, twin: string | null): readonly string[] {
@@ -140,5 +142,5 @@ export async function guestRun(views: GuestViews, format: FormatName, run: Guest
     wrong.push(...(await judge(format, file, model)));
     if (twin !== null && Buffer.compare(fs.readFileSync(twin), model) !== 0) wrong.push('the raw twin differs');
   }
-  return { counts, openings, wrong };
+  return { counts, openings, wrong, model };
 }
