@@ -56,10 +56,14 @@ export const EXTENSION = {
   dataFile: 0x44415441,
 } as const;
 
+const LuksPointer = struct('QCOW2 LUKS pointer', 16, { at: [0, u64be], length: [8, u64be] });
+
 /** QEMU's own limits; a larger count is refused before anything is read or allocated for it. */
 const MAX_L1_BYTES = 32 * 2 ** 20;
 const MAX_REFCOUNT_TABLE_BYTES = 8 * 2 ** 20;
 const MAX_SNAPSHOTS = 65536;
+
+const LUKS = 2;
 
 export type Compression = 'zlib' | 'zstd';
 
@@ -78,6 +82,9 @@ export interface Qcow2Header {
   readonly snapshots: number;
   readonly snapshotsAt: Bytes;
   readonly encryption: 'none' | 'AES' | 'LUKS';
+  /** Where the header of LUKS lies; length 0: nowhere. */
+  readonly luksAt: Bytes;
+  readonly luksLength: Bytes;
   readonly dirty: boolean;
   readonly corrupt: boolean;
   readonly extendedL2: boolean;
@@ -110,6 +117,8 @@ export const tablesFor = (h: Pick<Qcow2Header, 'clusterSize' | 'extendedL2'>, si
 interface Extensions {
   backingFormat: string | null;
   dataName: string | null;
+  luksAt: Bytes;
+  luksLength: Bytes;
   readonly incompatibleNames: Map<number, string>;
 }
 
@@ -124,7 +133,13 @@ function text(bytes: Uint8Array, field: string, file: string, at: Bytes): string
 }
 
 function parseExtensions(head: Uint8Array, start: number, end: number, file: string): Extensions {
-  const out: Extensions = { backingFormat: null, dataName: null, incompatibleNames: new Map() };
+  const out: Extensions = {
+    backingFormat: null,
+    dataName: null,
+    luksAt: 0,
+    luksLength: 0,
+    incompatibleNames: new Map(),
+  };
   const view = viewOf(head);
   for (let at = start; at + 8 <= end; ) {
     const type = view.getUint32(at);
@@ -137,7 +152,11 @@ function parseExtensions(head: Uint8Array, start: number, end: number, file: str
     const data = head.subarray(at + 8, at + 8 + length);
     if (type === EXTENSION.backingFormat) out.backingFormat = text(data, 'backing file format', file, at);
     else if (type === EXTENSION.dataFile) out.dataName = text(data, 'name of the data file', file, at);
-    else if (type === EXTENSION.featureNames) {
+    else if (type === EXTENSION.luks) {
+      const pointer = LuksPointer.parse(data, 0, file);
+      out.luksAt = pointer.at;
+      out.luksLength = pointer.length;
+    } else if (type === EXTENSION.featureNames) {
       for (let i = 0; i + 48 <= length; i += 48) {
         if (data[i] !== 0) continue;
         const name = Buffer.from(data.subarray(i + 2, i + 48)).toString('latin1');
@@ -206,8 +225,8 @@ function unsupportedFeature(raw: Raw, names: Map<number, string>, file: string):
       return refuse(`the image uses the unknown incompatible feature ${what}`, 'incompatible features', 72);
     }
   }
-  if (raw.encryption !== 0) {
-    const name = raw.encryption === 1 ? 'AES' : raw.encryption === 2 ? 'LUKS' : `method ${raw.encryption}`;
+  if (raw.encryption !== 0 && raw.encryption !== LUKS) {
+    const name = raw.encryption === 1 ? 'AES in its old form' : `method ${raw.encryption}`;
     return refuse(`the image is encrypted with ${name}, which is not read`, 'encryption', 32);
   }
   if (raw.compressionType > 1)
@@ -271,7 +290,9 @@ export function parseHeader(head: Uint8Array, fileSize: Bytes, file: string): Qc
     refcountBits: 2 ** raw.refcountOrder,
     snapshots: raw.snapshots,
     snapshotsAt: raw.snapshotsAt,
-    encryption: raw.encryption === 0 ? 'none' : raw.encryption === 1 ? 'AES' : 'LUKS',
+    encryption: raw.encryption === 0 ? 'none' : raw.encryption === LUKS ? 'LUKS' : 'AES',
+    luksAt: extensions.luksAt,
+    luksLength: extensions.luksLength,
     dirty: (raw.incompatible & INCOMPATIBLE.dirty) !== 0n,
     corrupt: (raw.incompatible & INCOMPATIBLE.corrupt) !== 0n,
     extendedL2,

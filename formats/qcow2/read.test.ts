@@ -116,7 +116,7 @@ describe('what is refused, by name', () => {
     ['a named feature', 'unsupported', /"quantum clusters" \(bit 40\)/, named],
     ['a feature without a name', 'unsupported', /feature bit 63/, v => v.setBigUint64(72, 1n << 63n)],
     ['AES', 'unsupported', /AES/, v => v.setUint32(32, 1)],
-    ['LUKS', 'unsupported', /LUKS/, v => v.setUint32(32, 2)],
+    ['LUKS without its header', 'corrupt', /LUKS/, v => v.setUint32(32, 2)],
     [
       'compression 7',
       'unsupported',

@@ -7,6 +7,7 @@ import type {
   Bytes,
   Image,
   ImagePoint,
+  Keyring,
   Layer,
   LayerId,
   ParentRef,
@@ -14,6 +15,8 @@ import type {
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
+import type { SectorCipher } from '../../src/base/sector-cipher.ts';
+import { decipheredLayer, unlock } from './encrypted.ts';
 import { isQcow2, parseHeader, type Qcow2Header, tablesFor } from './header.ts';
 import { snapshotIdentity, surveyDisk } from './identity.ts';
 import { type LayerParts, mappedLayer, rawDataLayer } from './layer.ts';
@@ -135,12 +138,24 @@ async function survey(
   return identity;
 }
 
+/** The cipher of the clusters: null where there is none. */
+async function openCipher(header: Qcow2Header, source: ByteSource, keys: Keyring): Promise<Found<SectorCipher | null>> {
+  if (header.encryption !== 'LUKS') return { value: null, problem: null };
+  try {
+    return { value: await unlock(source, header, keys), problem: null };
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    return { value: null, problem: error };
+  }
+}
+
 /** Everything the file says about its mappings, the disk's own last. */
 async function readPoints(
   source: ByteSource,
   header: Qcow2Header,
   head: Uint8Array,
   store: Store,
+  keys: Keyring,
   warnings: string[],
 ): Promise<{ points: ImagePoint[]; mappings: Mapping[]; data: ByteSource | null }> {
   const file = source.name;
@@ -148,7 +163,9 @@ async function readPoints(
   warnings.push(...headerWarnings(header, file, cut));
   const parent = findParent(header, file, warnings);
   const data = header.unsupported ? { value: null, problem: null } : await openData(header, source, store, warnings);
-  const problem = header.unsupported ?? parent.problem ?? data.problem;
+  const unreadable = header.unsupported ?? parent.problem ?? data.problem;
+  const cipher = unreadable === null ? await openCipher(header, source, keys) : { value: null, problem: null };
+  const problem = unreadable ?? cipher.problem;
   const points: ImagePoint[] = [];
   const mappings: Mapping[] = [];
   const dataSize = data.value === null || data.value === source ? null : data.value.size;
@@ -158,10 +175,12 @@ async function readPoints(
     const l1 = await readAt(source, l1At, tablesFor(header, size) * 8);
     const id = `qcow2:${file}${snapshot === null ? '' : `@${snapshot.id}`}` as LayerId;
     let layer: Layer | null = null;
-    if (problem === null && data.value !== null) {
+    if (unreadable === null && data.value !== null) {
       const parts: LayerParts = { id, header, source, data: data.value, l1, size, cut };
-      layer = header.rawData ? rawDataLayer(parts) : mappedLayer(parts);
-      mappings.push({ name: id, l1At, l1, size, layer });
+      const stored = header.rawData ? rawDataLayer(parts) : mappedLayer(parts);
+      const plain = cipher.value === null ? stored : decipheredLayer(stored, cipher.value);
+      layer = problem === null ? plain : null;
+      mappings.push({ name: id, l1At, l1, size, layer: plain });
     }
     const identity =
       snapshot === null
@@ -182,13 +201,13 @@ async function readPoints(
   return { points, mappings, data: data.value };
 }
 
-async function openImage(name: string, store: Store): Promise<Image> {
+async function openImage(name: string, store: Store, keys: Keyring): Promise<Image> {
   const source = await store.open(name);
   try {
     const head = await readHead(source);
     const header = parseHeader(head, source.size, name);
     const warnings: string[] = [];
-    const { points, mappings, data } = await readPoints(source, header, head, store, warnings);
+    const { points, mappings, data } = await readPoints(source, header, head, store, keys, warnings);
     return {
       adapter: 'qcow2',
       name,
@@ -213,7 +232,7 @@ export const qcow2: Adapter = {
   name: 'qcow2',
   title: 'QEMU copy-on-write 2',
   extensions: ['.qcow2', '.qcow'],
-  supports: { differencing: true, encryption: false, compression: true, write: false },
+  supports: { differencing: true, encryption: true, compression: true, write: false },
   probe: head => (isQcow2(head) ? 'certain' : 'no'),
-  open: (name, store) => openImage(name, store),
+  open: (name, store, keys) => openImage(name, store, keys),
 };

@@ -19,7 +19,7 @@ export interface VerifyParts {
   readonly data: ByteSource;
   readonly header: Qcow2Header;
   readonly mappings: readonly Mapping[];
-  /** Why the image cannot be read, if so: that is then the only finding. */
+  /** Why the image cannot be read, if so: that is then the only finding, unless only the key is missing. */
   readonly problem: ImageError | null;
 }
 
@@ -219,7 +219,8 @@ export async function verifyImage(parts: VerifyParts, run: VerifyRun): Promise<{
     run.found(block === undefined ? found : { ...found, disk: 'disk0', block });
   };
   const count = { clusters: 0, bytes: 0 };
-  if (problem !== null) {
+  const isLocked = problem?.fault === 'locked';
+  if (problem !== null && !isLocked) {
     report(problem.fault, problem.message, problem.where.at ?? 0);
     return { checked: 0, bytes: 0 };
   }
@@ -230,7 +231,7 @@ export async function verifyImage(parts: VerifyParts, run: VerifyRun): Promise<{
   let before = 0;
   for (const mapping of parts.mappings) {
     if (!parts.header.rawData) await checkStructure(walk, mapping);
-    if (run.level === 3) await checkData(walk, mapping, before, total);
+    if (run.level === 3 && !isLocked) await checkData(walk, mapping, before, total);
     before += mapping.layer.size;
     run.progress(before, total);
   }
