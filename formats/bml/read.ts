@@ -215,15 +215,28 @@ async function relocate(
   return true;
 }
 
+/** The tree behind each layer: layers of one set can be compared. */
+const trees = new WeakMap<Layer, Tree>();
+
 function layerOf(tree: Tree, id: LayerId, disk: CommitDisk): Layer {
-  return {
+  const { blockSize } = disk;
+  const layer: Layer = {
     id,
     size: disk.size,
     blockSize: disk.blockSize,
     locate: (at, limit) => tree.locate(at, limit),
     load: at => tree.load(at),
     unpack: (unit, into) => tree.unpack(unit, into),
+    async compare(other, at, limit) {
+      const theirs = trees.get(other);
+      if (theirs === undefined || !sameBytes(theirs.objects.setId, tree.objects.setId)) return null;
+      if (theirs.spec.blockSize !== blockSize || theirs.spec.height !== tree.spec.height) return null;
+      const { same, end } = await tree.compare(theirs, Math.floor(at / blockSize));
+      return { same, length: Math.min(limit, end * blockSize - at) };
+    },
   };
+  trees.set(layer, tree);
+  return layer;
 }
 
 /** Trees are complete by themselves, so no point has a parent that the core would have to find. */

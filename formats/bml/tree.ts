@@ -1,9 +1,9 @@
 /** Reading the block tree of one disk (section 7): a lookup touches as many nodes as the tree is high. */
 import type { Bytes, Location } from '../../src/base/contracts.ts';
-import { DATA, ENTRY, type Entry, entryAt, FANOUT, HOLE, kindAt, NODE, nodePage, span } from './node.ts';
+import { DATA, ENTRY, type Entry, entryAt, FANOUT, HOLE, kindAt, NODE, nodePage, span, ZERO } from './node.ts';
 import { fetchBlock, fetchNode, type Node, type Objects } from './objects.ts';
 import type { SetFile } from './shelf.ts';
-import { PAGE } from './structs.ts';
+import { PAGE, sameBytes } from './structs.ts';
 
 /** A numeric key for a node: positions stay below 2^45. */
 const keyOf = (level: number, position: number): number => level * 2 ** 45 + position;
@@ -91,12 +91,15 @@ export class Tree {
     this.#node = this.#root;
   }
 
-  /** Moves the cursor to the entry that covers `block`. False: the node at the cursor is to be loaded first. */
-  #descend(block: number): boolean {
+  /**
+   * Moves the cursor to the entry that covers `block`, in a node at level `floor` or above. False: the node at the cursor is
+   * to be loaded first.
+   */
+  #descend(block: number, floor = 1): boolean {
     let level = this.spec.height + 1;
     let node = this.#root;
     let at = 0;
-    while (kindAt(node.view, at) === NODE) {
+    while (level > floor && kindAt(node.view, at) === NODE) {
       const position = Math.floor(block / span(level));
       const resident = this.#nodes.get(keyOf(level - 1, position));
       this.#node = node;
@@ -167,6 +170,32 @@ export class Tree {
   async lookUp(block: number): Promise<Lookup> {
     while (!this.#descend(block)) await this.#loadNode(block);
     return { entry: entryAt(this.#node.view, this.#at), file: this.#node.file, blocks: span(this.#level) };
+  }
+
+  async #entryAbove(block: number, floor: number): Promise<Entry> {
+    while (!this.#descend(block, floor)) await this.#loadNode(block);
+    return entryAt(this.#node.view, this.#at);
+  }
+
+  /**
+   * Whether another tree of the set holds the same at a block, and up to which block that answer holds. Equal entries are the
+   * same record with all that it refers to, so that what the trees share costs one look each.
+   */
+  async compare(other: Tree, block: number): Promise<{ readonly same: boolean; readonly end: number }> {
+    const top = this.spec.height + 1;
+    for (let level = top; level >= 1; level--) {
+      const ours = await this.#entryAbove(block, level);
+      const theirs = await other.#entryAbove(block, level);
+      const end = (Math.floor(block / span(level)) + 1) * span(level);
+      const empty = [ours, theirs].map(({ kind }) => kind === HOLE || kind === ZERO);
+      if (empty[0] && empty[1]) return { same: true, end };
+      if (empty[0] !== empty[1]) return { same: false, end: block + 1 };
+      const line = this.objects.lines[ours.line]!.id === other.objects.lines[theirs.line]!.id;
+      const { kind, session, tag } = theirs;
+      if (line && ours.kind === kind && ours.session === session && sameBytes(ours.tag, tag))
+        return { same: true, end };
+    }
+    return { same: false, end: block + 1 };
   }
 
   /** Opens one block into `into`, blockSize long; a hole or zero fills it with zeros. */

@@ -111,6 +111,12 @@ export interface Layer {
   deferred?(): boolean;
   /** Decrypts, checks and decompresses one unit into `into` (blockSize long; past the disk's end zeros). Never partly: on an error `into` is not to be used. */
   unpack(unit: number, into: Uint8Array): Promise<void>;
+  /**
+   * Whether a range holds the same as in another layer of this format, by the metadata of both: for formats whose layers
+   * are complete by themselves and share what did not change. `same: false` may be a doubt. null: the two have nothing to
+   * do with each other. 1 <= length <= limit.
+   */
+  compare?(other: Layer, at: Bytes, limit: Bytes): Promise<{ readonly same: boolean; readonly length: Bytes } | null>;
 }
 
 // ── adapter: one backup image type ──────────────────────────────────────────────────

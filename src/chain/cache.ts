@@ -26,6 +26,7 @@ export class UnitCache {
   readonly #spare: Uint8Array[] = [];
   #spareBytes: Bytes = 0;
   #held: Bytes = 0;
+  readonly #numbers = new WeakMap<object, number>();
   #owners = 0;
   hits = 0;
   misses = 0;
@@ -36,8 +37,11 @@ export class UnitCache {
     this.#budget = budget;
   }
 
-  /** A number for a layer, to be given with each of its units. */
-  register(): number {
+  /** A number for a layer, to be given with each of its units. Disks that share a layer share its units. */
+  register(layer: object): number {
+    const known = this.#numbers.get(layer);
+    if (known !== undefined) return known;
+    this.#numbers.set(layer, this.#owners);
     return this.#owners++;
   }
 

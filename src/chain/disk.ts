@@ -17,7 +17,7 @@ export interface ChainSpec {
 export function chainDisk(spec: ChainSpec): Disk {
   const { layers, cache } = spec;
   const size = layers.at(-1)!.size;
-  const owners = layers.map(() => cache.register());
+  const owners = layers.map(layer => cache.register(layer));
   // One layer is its own index.
   const index = layers.length > 1 ? new ChainIndex(layers) : null;
 

@@ -1,6 +1,6 @@
 /** Whether files of two points of one chain are the same: what the layers say is unchanged is not read. */
 import type { Bytes } from '../base/contracts.ts';
-import type { Changes } from '../chain/changes.ts';
+import type { Changed, Changes } from '../chain/changes.ts';
 import type { FileContent, StoredRange } from './content.ts';
 import type { PointNode } from './point-files.ts';
 import { STORED } from './protocol.ts';
@@ -18,19 +18,39 @@ export interface DiskStretch {
 export async function unchanged(changes: DiskChanges, stretches: Iterable<DiskStretch>): Promise<boolean> {
   for (const { disk, at, length } of stretches) {
     const its = changes[disk] ?? null;
-    if (its === null || (await its.changed(at, length))) return false;
+    if (its === null) return false;
+    for (let done = 0; done < length; ) {
+      const stretch = await its.at(at + done, length - done);
+      if (stretch.changed) return false;
+      done += stretch.length;
+    }
   }
   return true;
 }
 
 const PART = 1_048_576;
 
-async function samePlace(a: StoredRange, b: StoredRange, length: Bytes, changes: DiskChanges): Promise<boolean> {
-  if (a.disk !== b.disk || a.disk === STORED.packed) return false;
-  return a.disk === STORED.zero || (a.at === b.at && unchanged(changes, [{ disk: a.disk, at: a.at, length }]));
+/** What is known without reading. */
+async function known(a: StoredRange, b: StoredRange, limit: Bytes, changes: DiskChanges): Promise<Changed> {
+  const unknown = { changed: true, length: limit };
+  if (a.disk !== b.disk || a.disk === STORED.packed) return unknown;
+  if (a.disk === STORED.zero) return { changed: false, length: limit };
+  return a.at === b.at ? ((await changes[a.disk]?.at(a.at, limit)) ?? unknown) : unknown;
 }
 
-/** Compares two files of the same size; what differs is found by reading both, up to the first difference. */
+async function sameBytes(a: FileContent, b: FileContent, at: Bytes, end: Bytes, signal: AbortSignal): Promise<boolean> {
+  for (let from = at; from < end; from += PART) {
+    signal.throwIfAborted();
+    const one = new Uint8Array(Math.min(PART, end - from));
+    const other = new Uint8Array(one.length);
+    await a.read(one, from);
+    await b.read(other, from);
+    if (Buffer.compare(one, other) !== 0) return false;
+  }
+  return true;
+}
+
+/** Compares two files; what may differ is read in both, up to the first difference. */
 export async function sameContent(
   a: FileContent,
   b: FileContent,
@@ -40,19 +60,9 @@ export async function sameContent(
   if (a.size !== b.size) return false;
   for (let at = 0; at < a.size; ) {
     const [ours, theirs] = [await a.rangeAt(at), await b.rangeAt(at)];
-    const length = Math.min(ours.length, theirs.length, a.size - at);
-    const end = at + length;
-    if (!(await samePlace(ours, theirs, length, changes))) {
-      for (let from = at; from < end; from += PART) {
-        signal.throwIfAborted();
-        const one = new Uint8Array(Math.min(PART, end - from));
-        const other = new Uint8Array(one.length);
-        await a.read(one, from);
-        await b.read(other, from);
-        if (Buffer.compare(one, other) !== 0) return false;
-      }
-    }
-    at = end;
+    const { changed, length } = await known(ours, theirs, Math.min(ours.length, theirs.length), changes);
+    if (changed && !(await sameBytes(a, b, at, at + length, signal))) return false;
+    at += length;
   }
   return true;
 }
