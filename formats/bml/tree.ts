@@ -189,7 +189,7 @@ export class Tree {
       const end = (Math.floor(block / span(level)) + 1) * span(level);
       const empty = [ours, theirs].map(({ kind }) => kind === HOLE || kind === ZERO);
       if (empty[0] && empty[1]) return { same: true, end };
-      if (empty[0] !== empty[1]) return { same: false, end: block + 1 };
+      if (empty[0] !== empty[1]) continue;
       const line = this.objects.lines[ours.line]!.id === other.objects.lines[theirs.line]!.id;
       const { kind, session, tag } = theirs;
       if (line && ours.kind === kind && ours.session === session && sameBytes(ours.tag, tag))
