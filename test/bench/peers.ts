@@ -3,6 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Job } from './jobs.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/bootmount.js', import.meta.url));
 
@@ -14,7 +15,12 @@ export interface Subject {
   readonly keyFile: string | null;
   /** The image at the end of its chain, in a format that others know; null: nobody else reads it. */
   readonly image: { readonly file: string; readonly format: 'raw' | 'qcow2' | 'vpc' } | null;
+  /** The same content as a raw file; null: not measured. */
+  readonly plain: string | null;
   readonly writable: boolean;
+  readonly jobs: readonly Job[];
+  /** Read ('warm') or written ('full') wholly before anything is measured. */
+  readonly prepared: 'warm' | 'full' | null;
 }
 
 export interface Served {
@@ -61,8 +67,8 @@ async function ended(child: ChildProcess): Promise<void> {
 
 export const plainFile: Peer = {
   name: 'plain file',
-  cannot: subject => (subject.image?.format === 'raw' ? null : 'is not a raw file'),
-  serve: async subject => ({ file: subject.image!.file, stop: async () => {} }),
+  cannot: subject => (subject.plain === null ? 'has no raw twin' : null),
+  serve: async subject => ({ file: subject.plain!, stop: async () => {} }),
 };
 
 export const bootmount: Peer = {
@@ -71,8 +77,9 @@ export const bootmount: Peer = {
   async serve(subject, mnt) {
     const state = fs.mkdtempSync(path.join(path.dirname(mnt), 'state-'));
     const keys = subject.keyFile === null ? [] : ['--key-file', subject.keyFile];
+    const cache = subject.prepared === 'warm' ? ['--cache', '1G'] : [];
     const clone = subject.writable ? ['--clone', `${subject.point}:bench:raw`] : [];
-    tool(process.execPath, PROGRAM, 'mount', subject.repo, mnt, '--state', state, ...keys, ...clone);
+    tool(process.execPath, PROGRAM, 'mount', subject.repo, mnt, '--state', state, ...cache, ...keys, ...clone);
     const [set, point] = subject.point.split('@') as [string, string];
     return {
       file: subject.writable ? `${mnt}/clones/bench/disk0.raw` : `${mnt}/backups/${set}/${point}/disk0.raw`,
