@@ -24,38 +24,17 @@ export function compressNow(plain: Uint8Array, level: number): Uint8Array | null
   return worth(plain, out) ? out : null;
 }
 
-/** Up to this length a block is opened in the calling thread: a turn through the thread pool takes longer. */
-const AT_ONCE = 1024 * 1024;
-
 interface Inflated {
   readonly buffer: Buffer;
   readonly engine: { readonly bytesWritten: number };
 }
 
-/** The types leave out `info`, which makes the result carry the engine with its count of consumed bytes. */
-const exactly = (length: number): zlib.ZstdOptions =>
-  // The whole result in one piece, and room to see its end: nothing to join, no second turn.
-  ({ maxOutputLength: length, chunkSize: length + 64, info: true }) as zlib.ZstdOptions;
-
-function checked({ buffer, engine }: Inflated, packed: Uint8Array, length: number): Uint8Array<ArrayBuffer> {
+/** Exactly `length` bytes, and nothing after them; otherwise an error that says what was found. */
+export function decompressNow(packed: Uint8Array, length: number): Uint8Array {
+  // A little more room than is wanted, so that one pass shows that nothing follows.
+  const options = { maxOutputLength: length, chunkSize: length + 64, info: true } as zlib.ZstdOptions;
+  const { buffer, engine } = zlib.zstdDecompressSync(packed, options) as unknown as Inflated;
   if (engine.bytesWritten !== packed.length) throw new RangeError('bytes follow the compressed data');
   if (buffer.length !== length) throw new RangeError(`${buffer.length} bytes instead of ${length}`);
-  return new Uint8Array(buffer.buffer as ArrayBuffer, buffer.byteOffset, buffer.length);
+  return new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.length);
 }
-
-/** Exactly `length` bytes, and nothing after them; otherwise an error that says what was found. */
-export function decompress(
-  packed: Uint8Array,
-  length: number,
-): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>> {
-  if (length <= AT_ONCE) return decompressNow(packed, length);
-  return new Promise<Inflated>((resolve, reject) => {
-    zlib.zstdDecompress(packed, exactly(length), (error, result) =>
-      error ? reject(error) : resolve(result as unknown as Inflated),
-    );
-  }).then(inflated => checked(inflated, packed, length));
-}
-
-/** As `decompress`, at once. */
-export const decompressNow = (packed: Uint8Array, length: number): Uint8Array<ArrayBuffer> =>
-  checked(zlib.zstdDecompressSync(packed, exactly(length)) as unknown as Inflated, packed, length);

@@ -12,17 +12,12 @@ export interface SetKeys {
   readonly master: KeyObject;
   /** HMAC-SHA-256 under the authentication key. */
   authenticate(data: Uint8Array): Uint8Array;
-  /** The key that data of a layer are sealed with. */
   session(layer: Uint8Array, salt: Uint8Array): KeyObject;
 }
 
 export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
   const auth = Buffer.from(hkdfSync('sha256', master, setId, 'bml auth', 32));
   const sessions = new Map<string, KeyObject>();
-  const raw = (layer: Uint8Array, salt: Uint8Array): Uint8Array<ArrayBuffer> => {
-    const context = Buffer.concat([Buffer.from('bml data'), setId, layer]);
-    return new Uint8Array(hkdfSync('sha256', master, salt, context, 32));
-  };
   return {
     master,
     authenticate: data => createHmac('sha256', auth).update(data).digest(),
@@ -30,7 +25,8 @@ export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
       const id = hex(layer) + hex(salt);
       let key = sessions.get(id);
       if (key === undefined) {
-        key = createSecretKey(raw(layer, salt));
+        const context = Buffer.concat([Buffer.from('bml data'), setId, layer]);
+        key = createSecretKey(new Uint8Array(hkdfSync('sha256', master, salt, context, 32)));
         sessions.set(id, key);
       }
       return key;
@@ -105,24 +101,21 @@ export function sealInto(
 }
 
 /** The plaintext of `sealed` (ciphertext and tag); null when the tag does not fit. Nothing leaves before that is known. */
-export function unseal(
+export function unsealNow(
   key: KeyObject,
   counter: Uint8Array,
   aad: Uint8Array<ArrayBuffer>,
-  sealed: Uint8Array<ArrayBuffer>,
-): Uint8Array<ArrayBuffer> | null {
-  const length = sealed.length - GCM_TAG;
-  if (length < 0) return null;
-  const decipher = crypto.createDecipheriv('aes-256-gcm', key, nonceOf(counter), { authTagLength: GCM_TAG });
-  decipher.setAAD(aad);
-  decipher.setAuthTag(sealed.subarray(length));
-  const plain = decipher.update(sealed.subarray(0, length));
+  sealed: Uint8Array,
+): Uint8Array | null {
+  if (sealed.length < GCM_TAG) return null;
+  const cipher = crypto.createDecipheriv('aes-256-gcm', key, nonceOf(counter), { authTagLength: GCM_TAG });
+  cipher.setAAD(aad);
+  cipher.setAuthTag(sealed.subarray(sealed.length - GCM_TAG));
+  const plain = cipher.update(sealed.subarray(0, sealed.length - GCM_TAG));
   try {
-    decipher.final();
+    cipher.final();
   } catch {
     return null;
   }
-  return new Uint8Array(plain.buffer as ArrayBuffer, plain.byteOffset, plain.length);
+  return plain;
 }
-
-export const digestOf = (data: Uint8Array): Uint8Array => crypto.createHash('sha256').update(data).digest();

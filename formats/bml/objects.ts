@@ -1,10 +1,12 @@
 /** The objects that one commit can reach, wherever in its set they lie. */
+import type { KeyObject } from 'node:crypto';
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { decompress, decompressNow } from './codec.ts';
-import { associatedData, COUNTER, digestOf, type Place, type SetKeys, unseal } from './crypto.ts';
+import { decompressNow } from './codec.ts';
+import { associatedData, COUNTER, GCM_TAG, type Place, type SetKeys } from './crypto.ts';
 import { lookUp } from './held.ts';
 import { ENTRY, type Entry, entryFault, FANOUT, type NodePage, nodeHash, nodePage, TAG } from './node.ts';
+import { openers } from './openers.ts';
 import {
   bodyFits,
   codecOf,
@@ -12,7 +14,6 @@ import {
   headerFault,
   plainLength,
   recordLength,
-  sealedParts,
   storedLength,
   type Wanted,
 } from './record.ts';
@@ -185,46 +186,38 @@ export function fetchBlock(
     level: 0,
   };
   return fetchRecord(objects, entry, place, first, async found => {
-    const plain = await openBlock(objects, entry, place, found, into.length);
-    into.set(plain);
-    into.fill(0, plain.length);
+    const length = await openBlock(objects, entry, place, found, into);
+    into.fill(0, length);
   });
 }
 
-/** Tag or digest first for what is encrypted, last for what is not; no byte leaves unchecked. */
-async function openBlock(objects: Objects, entry: Entry, place: Place, found: Found, blockSize: number) {
-  const { record } = found;
+/** Fills the start of `into`; its length there. Tag or digest decide, and no byte leaves unchecked. */
+async function openBlock(
+  objects: Objects,
+  entry: Entry,
+  place: Place,
+  found: Found,
+  into: Uint8Array,
+): Promise<number> {
+  const { record, file, at } = found;
   const { encrypted, keys } = objects;
-  const bad = (why: string, cause?: unknown): never => {
+  const bad = (why: string): never => {
     const damage = bodyFits(record) ? why : `${why} (the record fails its checksum: it is damaged)`;
-    throw corrupt(`${nameOf(place)}: ${damage}`, found.file.name, found.at, cause);
+    throw corrupt(`${nameOf(place)}: ${damage}`, file.name, at);
   };
   const length = plainLength(record);
-  if (entry.short ? length === 0 || length >= blockSize : length !== blockSize) bad(`a plain length of ${length}`);
-  let body: Uint8Array<ArrayBuffer> = record.subarray(RECORD_HEADER);
+  if (entry.short ? length === 0 || length >= into.length : length !== into.length) bad(`a plain length of ${length}`);
+  const body = record.subarray(RECORD_HEADER);
+  let key: KeyObject | null = null;
   if (encrypted) {
-    if (keys === null)
-      throw new ImageError('locked', 'the block is encrypted', { file: found.file.name, at: found.at });
+    if (keys === null) throw new ImageError('locked', 'the block is encrypted', { file: file.name, at });
     if (entry.stored <= COUNTER) bad('the record is too short');
-    const { counter, sealed, tag } = sealedParts(record);
+    const tag = body.subarray(body.length - GCM_TAG);
     if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
-    const key = keys.session(place.layer, objects.lines[entry.line]!.salt);
-    const aad = associatedData(place, entry.codec, length, dataFlags(true, entry.short));
-    const opened = unseal(key, counter, aad, sealed);
-    if (opened === null) return bad('the record fails its authentication');
-    body = opened;
+    key = keys.session(place.layer, objects.lines[entry.line]!.salt);
   }
-  let plain = body;
-  if (entry.codec === 1) {
-    try {
-      plain = await decompress(body, length);
-    } catch (cause) {
-      bad('the block cannot be decompressed', cause);
-    }
-  }
-  if (plain.length !== length) bad(`${plain.length} bytes instead of ${length}`);
-  if (!encrypted && !sameBytes(digestOf(plain).subarray(0, TAG), entry.tag)) {
-    bad('the block fails its digest');
-  }
-  return plain;
+  const aad = associatedData(place, entry.codec, length, dataFlags(encrypted, entry.short));
+  const fault = await openers.open(body, { key, aad, digest: entry.tag, codec: entry.codec, length }, into);
+  if (fault !== null) bad(fault);
+  return length;
 }

@@ -2,7 +2,7 @@
 import { crc32c } from '../../src/base/checksum.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { COUNTER, GCM_TAG, type Place, putIndex } from './crypto.ts';
+import { GCM_TAG, type Place, putIndex } from './crypto.ts';
 import { ALIGN, ENCRYPTED, KINDS, type Kind, RECORD_HEADER, recordHeader, SHORT } from './structs.ts';
 
 const BODY_CRC = recordHeader.offsetOf('bodyCrc');
@@ -108,16 +108,3 @@ export const plainLength = (header: Uint8Array): number => viewOf(header).getUin
 /** Flags of a data record. */
 export const dataFlags = (encrypted: boolean, short: boolean): number =>
   (encrypted ? ENCRYPTED : 0) + (short ? SHORT : 0);
-
-/** The parts of an encrypted record's body. */
-export function sealedParts(record: Uint8Array<ArrayBuffer>): {
-  counter: Uint8Array<ArrayBuffer>;
-  sealed: Uint8Array<ArrayBuffer>;
-  tag: Uint8Array;
-} {
-  return {
-    counter: record.subarray(RECORD_HEADER, RECORD_HEADER + COUNTER),
-    sealed: record.subarray(RECORD_HEADER + COUNTER),
-    tag: record.subarray(record.length - GCM_TAG),
-  };
-}

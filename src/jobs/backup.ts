@@ -64,7 +64,9 @@ async function copyDisk(
 ): Promise<void> {
   const parent = spec.parents[number] ?? null;
   const step = Math.max(1, Math.floor(WINDOW / spec.blockSize)) * spec.blockSize;
-  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(step, source.size)));
+  const length = Math.min(step, source.size);
+  const buffers = Array.from({ length: LANES }, () => new Uint8Array(length));
+  const theirs = Array.from({ length: parent === null ? 0 : LANES }, () => new Uint8Array(length));
   const windows = dataWindows(parent === null ? [source] : [source, parent], step, 0, source.size, spec.signal);
   await inLanes(
     windows,
@@ -72,7 +74,8 @@ async function copyDisk(
     async (window, lane) => {
       const data = buffers[lane]!.subarray(0, window.length);
       const read = await readSparse(source, data, window.at);
-      await storeWindow(spec, number, window, data, parent, counts);
+      const held = parent === null ? null : { disk: parent, buffer: theirs[lane]! };
+      await storeWindow(spec, number, window, data, held, counts);
       return { read, end: window.at + window.length };
     },
     ({ read, end }) => {
@@ -82,13 +85,19 @@ async function copyDisk(
   );
 }
 
+/** What is there already, and memory to read a window of it. */
+interface Held {
+  readonly disk: Disk;
+  readonly buffer: Uint8Array;
+}
+
 /** Puts the blocks of a window that differ from the parent. All of them are settled when it ends, as they share `data`. */
 async function storeWindow(
   spec: BackupSpec,
   number: number,
   window: Window,
   data: Uint8Array,
-  parent: Disk | null,
+  parent: Held | null,
   counts: Counts,
 ): Promise<void> {
   const { blockSize, writer } = spec;
@@ -96,10 +105,13 @@ async function storeWindow(
     const at = window.at + within;
     const block = data.subarray(within, within + blockSize);
     if (isZero(block)) {
-      if (parent === null || (await knownZero(parent, at, block.length))) return;
+      if (parent === null || (await knownZero(parent.disk, at, block.length))) return;
       counts.zeroed++;
       await writer.write(number, at / blockSize, 'zero');
-    } else if (parent === null || !(await holds(parent, at, block))) {
+    } else if (
+      parent === null ||
+      !(await holds(parent.disk, at, block, parent.buffer.subarray(within, within + block.length)))
+    ) {
       counts.changed++;
       await writer.write(number, at / blockSize, block);
     }
@@ -116,11 +128,10 @@ async function knownZero(disk: Disk, at: Bytes, length: Bytes): Promise<boolean>
   return extent.length >= length || knownZero(disk, at + extent.length, length - extent.length);
 }
 
-/** Whether the disk reads as `block` there. */
-async function holds(disk: Disk, at: Bytes, block: Uint8Array): Promise<boolean> {
+/** Whether the disk reads as `block` there; `its` is as long, for what it does read as. */
+async function holds(disk: Disk, at: Bytes, block: Uint8Array, its: Uint8Array): Promise<boolean> {
   // Data is wanted here, so a place that is known to be zero differs without a read.
   if (await knownZero(disk, at, block.length)) return false;
-  const its = new Uint8Array(block.length);
   await readSparse(disk, its, at);
   return Buffer.compare(its, block) === 0;
 }

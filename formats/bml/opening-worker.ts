@@ -1,0 +1,35 @@
+/** A thread that opens records. */
+import type { KeyObject } from 'node:crypto';
+import { parentPort } from 'node:worker_threads';
+import { type Opening, openBody } from './opening.ts';
+
+/** The body lies at the start of `slot`, and the block takes its place. */
+export interface Order {
+  readonly slot: SharedArrayBuffer;
+  readonly body: number;
+  /** 0: not encrypted. */
+  readonly key: number;
+  readonly opening: Omit<Opening, 'key'>;
+}
+
+export interface Orders {
+  readonly orders: readonly Order[];
+  /** Keys that the thread has not been given yet, by number. */
+  readonly keys: readonly (readonly [number, KeyObject])[];
+}
+
+if (parentPort !== null) {
+  const port = parentPort;
+  const keys = new Map<number, KeyObject>();
+  port.on('message', (message: Orders) => {
+    for (const [number, key] of message.keys) keys.set(number, key);
+    const faults = message.orders.map(({ slot, body, key, opening }): string | null => {
+      const bytes = new Uint8Array(slot);
+      const opened = openBody(bytes.subarray(0, body), { ...opening, key: key === 0 ? null : keys.get(key)! });
+      if (typeof opened === 'string') return opened;
+      bytes.set(opened);
+      return null;
+    });
+    port.postMessage(faults);
+  });
+}
