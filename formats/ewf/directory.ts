@@ -1,7 +1,7 @@
 /** Which chunk lies where: one pass over the sections of all segments, then parts of the tables as they are asked for. */
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { type Pages, pages } from '../../src/base/pages.ts';
+import { pages } from '../../src/base/pages.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { bodyOf, corrupt, type Section, sectionsOf, sumAt } from './sections.ts';
@@ -51,6 +51,8 @@ export interface Directory {
   readonly chunks: number;
   /** Where a chunk lies by its table, or by the table's copy: null when there is no copy. 'corrupt': not where a chunk can lie. */
   place(chunk: number, by: 'table' | 'copy'): Promise<ChunkPlace | null>;
+  /** As `place` by the table, when its entries are in memory; else null. */
+  placeNow(chunk: number): ChunkPlace | null;
 }
 
 interface Head {
@@ -158,20 +160,33 @@ async function passSection(pass: Pass, section: Section): Promise<void> {
   }
 }
 
+interface EntryPage {
+  /** Number of its first entry. */
+  readonly first: number;
+  /** Where it lies when all files are counted through, and its length. */
+  readonly at: Bytes;
+  readonly length: number;
+}
+
+/** The page that has the entry, and one more on either side: a chunk begins behind the one before it and ends where the next begins. */
+function pageOf(segments: Segments, table: Table, index: number, entriesAt: Bytes): EntryPage {
+  const page = Math.floor(index / PER_PAGE);
+  const first = Math.max(0, page * PER_PAGE - 1);
+  const count = Math.min(table.count, (page + 1) * PER_PAGE + 1) - first;
+  return { first, at: segments.globalAt(table.section.segment, entriesAt + first * 4), length: count * 4 };
+}
+
 /** Place of one chunk by the entries at `entriesAt`. */
-async function placeBy(
-  cache: Pages,
+function placeIn(
   segments: Segments,
   table: Table,
   index: number,
   entriesAt: Bytes,
-): Promise<ChunkPlace> {
+  first: number,
+  page: Uint8Array,
+): ChunkPlace {
   const { segment } = table.section;
-  const page = Math.floor(index / PER_PAGE);
-  // One entry more on either side: a chunk begins behind the one before it and ends where the next one begins.
-  const first = Math.max(0, page * PER_PAGE - 1);
-  const count = Math.min(table.count, (page + 1) * PER_PAGE + 1) - first;
-  const view = viewOf(await cache.load(segments.globalAt(segment, entriesAt + first * 4), count * 4));
+  const view = viewOf(page);
   const entry = (k: number): number => view.getUint32((k - first) * 4, true);
   const startOf = (k: number): Bytes => table.base + (k >= table.wide ? entry(k) : entry(k) % COMPRESSED);
   const at = startOf(index);
@@ -197,18 +212,30 @@ export async function readDirectory(segments: Segments, geometry: Geometry): Pro
   const { tables, others, chunks } = pass;
   const firsts = tables.map(({ first }) => first);
   const cache = pages(segments.asOne(), PAGES);
+  const tableOf = (chunk: number): Table => {
+    const table = tables[lastAtOrBefore(firsts, chunk)];
+    if (table !== undefined && chunk < chunks) return table;
+    const last = segments.count - 1;
+    throw corrupt(`chunk ${chunk} of the disk is in no table`, segments.name(last), segments.size(last), 'table');
+  };
   return {
     tables,
     others,
     chunks,
     async place(chunk, by) {
-      const table = tables[lastAtOrBefore(firsts, chunk)];
-      if (table === undefined || chunk >= chunks) {
-        const last = segments.count - 1;
-        throw corrupt(`chunk ${chunk} of the disk is in no table`, segments.name(last), segments.size(last), 'table');
-      }
+      const table = tableOf(chunk);
       const entriesAt = by === 'table' ? table.entriesAt : table.copyAt;
-      return entriesAt === null ? null : placeBy(cache, segments, table, chunk - table.first, entriesAt);
+      if (entriesAt === null) return null;
+      const index = chunk - table.first;
+      const { first, at, length } = pageOf(segments, table, index, entriesAt);
+      return placeIn(segments, table, index, entriesAt, first, await cache.load(at, length));
+    },
+    placeNow(chunk) {
+      const table = tableOf(chunk);
+      const index = chunk - table.first;
+      const { first, at } = pageOf(segments, table, index, table.entriesAt);
+      const page = cache.resident(at);
+      return page === null ? null : placeIn(segments, table, index, table.entriesAt, first, page);
     },
   };
 }

@@ -1,6 +1,6 @@
 /** The disk: every chunk is a packed unit, whose checksum is looked at whenever it is unpacked. */
 import { promisify } from 'node:util';
-import { inflate } from 'node:zlib';
+import { inflate, inflateSync } from 'node:zlib';
 import { adler32 } from '../../src/base/checksum.ts';
 import type { Bytes, Layer, LayerId } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
@@ -12,6 +12,8 @@ import type { Geometry } from './volume.ts';
 
 const unzip = promisify<Uint8Array, object, Buffer>(inflate);
 const CHECKSUM = 4;
+/** Up to this length a chunk is inflated at once: handing it to a pool thread takes as long as inflating it. */
+const SMALL: Bytes = 65_536;
 
 export interface ChunkLayer {
   readonly layer: Layer;
@@ -29,9 +31,27 @@ function plainContent(raw: Uint8Array, chunkSize: Bytes, needed: Bytes): Uint8Ar
   return null;
 }
 
+/** The content of a chunk as it is stored, or null when its checksum does not hold. Throws what zlib says. */
+function contentOf(
+  raw: Uint8Array,
+  compressed: boolean,
+  chunkSize: Bytes,
+  needed: Bytes,
+): Uint8Array | null | Promise<Uint8Array> {
+  if (!compressed) return plainContent(raw, chunkSize, needed);
+  const options = { maxOutputLength: chunkSize, chunkSize: chunkSize + 64 };
+  return chunkSize <= SMALL ? inflateSync(raw, options) : unzip(raw, options);
+}
+
+/** A buffer that chunks are read into, one after the other, as long as reading and unpacking wait for nothing. */
+interface Tray {
+  free: Uint8Array;
+}
+
 /** Fills `into` with one chunk; its first `needed` bytes are bytes of the disk. */
 async function readChunk(
   segments: Segments,
+  tray: Tray,
   place: ChunkPlace,
   unit: number,
   needed: Bytes,
@@ -41,20 +61,20 @@ async function readChunk(
   const chunkSize = into.length;
   // The last chunk of a table reaches to the end of the section, whatever else is in it; zlib never needs so much.
   const most = compressed ? 2 * chunkSize + 1024 : chunkSize + CHECKSUM;
-  const raw = new Uint8Array(Math.min(place.length, most));
-  await segments.read(segment, raw, at);
+  const length = Math.min(place.length, most);
+  if (tray.free.length < length) tray.free = new Uint8Array(most);
+  const raw = tray.free.subarray(0, length);
+  const reading = segments.read(segment, raw, at);
+  // Who has to wait keeps the buffer, and the next chunk gets another.
+  if (reading !== undefined || chunkSize > SMALL) tray.free = new Uint8Array(0);
+  if (reading !== undefined) await reading;
   let content: Uint8Array | null;
   try {
-    content = compressed
-      ? await unzip(raw, { maxOutputLength: chunkSize, chunkSize: chunkSize + 64 })
-      : plainContent(raw, chunkSize, needed);
+    const got = contentOf(raw, compressed, chunkSize, needed);
+    content = got instanceof Promise ? await got : got;
   } catch (cause) {
-    throw new ImageError(
-      'corrupt',
-      `chunk ${unit} cannot be unpacked`,
-      { file: segments.name(segment), at },
-      { cause },
-    );
+    const where = { file: segments.name(segment), at };
+    throw new ImageError('corrupt', `chunk ${unit} cannot be unpacked`, where, { cause });
   }
   if (content === null) throw corrupt(`the checksum of chunk ${unit} does not hold`, segments.name(segment), at);
   if (content.length < needed) {
@@ -68,20 +88,21 @@ async function readChunk(
 /** Chunk by the table; where that leads nowhere, by the table's copy: the checksum shows which of them is right. */
 async function unpackChunk(
   segments: Segments,
+  tray: Tray,
   directory: Directory,
   unit: number,
   needed: Bytes,
   into: Uint8Array,
 ): Promise<void> {
   try {
-    const place = await directory.place(unit, 'table');
-    await readChunk(segments, place!, unit, needed, into);
+    const place = directory.placeNow(unit) ?? (await directory.place(unit, 'table'));
+    await readChunk(segments, tray, place!, unit, needed, into);
   } catch (error) {
     if (!(error instanceof ImageError) || error.fault !== 'corrupt') throw error;
     try {
       const copy = await directory.place(unit, 'copy');
       if (copy === null) throw error;
-      await readChunk(segments, copy, unit, needed, into);
+      await readChunk(segments, tray, copy, unit, needed, into);
     } catch {
       throw error;
     }
@@ -92,11 +113,19 @@ async function unpackChunk(
 export function chunkLayer(id: LayerId, segments: Segments, geometry: Geometry, directoryOf: () => Promise<Directory>) {
   const { size, chunkSize } = geometry;
   let known: Promise<Directory> | null = null;
+  let read: Directory | null = null;
+  const tray: Tray = { free: new Uint8Array(0) };
   const directory = (): Promise<Directory> => {
-    known ??= directoryOf().catch(error => {
-      known = null;
-      throw error;
-    });
+    known ??= directoryOf().then(
+      found => {
+        read = found;
+        return found;
+      },
+      error => {
+        known = null;
+        throw error;
+      },
+    );
     return known;
   };
   const layer: Layer = {
@@ -112,7 +141,7 @@ export function chunkLayer(id: LayerId, segments: Segments, geometry: Geometry, 
     async load() {},
     async unpack(unit, into) {
       const needed = Math.min(chunkSize, size - unit * chunkSize);
-      await unpackChunk(segments, await directory(), unit, needed, into);
+      await unpackChunk(segments, tray, read ?? (await directory()), unit, needed, into);
     },
   };
   return { layer, directory } satisfies ChunkLayer;

@@ -1,5 +1,5 @@
 /** The files of one image. However many there are, only some of them are open at a time. */
-import type { ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Done, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 
@@ -7,6 +7,8 @@ const MOST_OPEN = 32;
 
 interface Opened {
   readonly source: Promise<ByteSource>;
+  /** The source, once it is open. */
+  ready: ByteSource | null;
   users: number;
 }
 
@@ -18,6 +20,8 @@ export class Segments implements AsyncDisposable {
   #total: Bytes = 0;
   /** The one used last stands last. */
   readonly #open = new Map<number, Opened>();
+  /** Index of that one. */
+  #latest = -1;
   #closed = false;
 
   constructor(store: Store) {
@@ -49,7 +53,7 @@ export class Segments implements AsyncDisposable {
   /** One more file behind the ones that are known. 'not-found' when it is not there. */
   async add(name: string): Promise<void> {
     const source = await this.#store.open(name);
-    this.#open.set(this.#names.length, { source: Promise.resolve(source), users: 0 });
+    this.#open.set(this.#names.length, { source: Promise.resolve(source), ready: source, users: 0 });
     this.#names.push(name);
     this.#sizes.push(source.size);
     this.#starts.push(this.#total);
@@ -58,15 +62,32 @@ export class Segments implements AsyncDisposable {
   }
 
   /** Fills `into` from one file, wholly. */
-  async read(index: number, into: Uint8Array, fileAt: Bytes): Promise<void> {
+  read(index: number, into: Uint8Array, fileAt: Bytes): Done {
+    const opened = index === this.#latest ? this.#open.get(index) : undefined;
+    if (this.#closed || opened === undefined || opened.ready === null) return this.#readFrom(index, into, fileAt);
+    opened.users++;
+    const free = (): void => void opened.users--;
+    try {
+      const waiting = opened.ready.read(into, fileAt);
+      if (waiting === undefined) free();
+      else return waiting.finally(free);
+    } catch (error) {
+      free();
+      throw error;
+    }
+  }
+
+  async #readFrom(index: number, into: Uint8Array, fileAt: Bytes): Promise<void> {
     if (this.#closed) throw new ImageError('io', 'the image is closed', { file: this.name(index) });
     let opened = this.#open.get(index);
     this.#open.delete(index);
-    opened ??= { source: this.#reopen(index), users: 0 };
+    opened ??= { source: this.#reopen(index), ready: null, users: 0 };
     this.#open.set(index, opened);
+    this.#latest = index;
     opened.users++;
     try {
-      await (await opened.source).read(into, fileAt);
+      opened.ready = await opened.source;
+      await opened.ready.read(into, fileAt);
     } finally {
       opened.users--;
       await this.#closeSome();

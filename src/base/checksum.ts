@@ -65,11 +65,23 @@ export function adler32(data: Uint8Array, before = 1): number {
   let a = before & 0xffff;
   let b = before >>> 16;
   for (let at = 0; at < data.length; ) {
-    // So many additions cannot pass 2^32 before the remainder is taken.
-    const end = Math.min(data.length, at + 5552);
+    // So many additions cannot pass 2^31 before the remainder is taken: numbers stay small integers.
+    const end = Math.min(data.length, at + 3800);
+    for (; at + 8 <= end; at += 8) {
+      const d = data[at]!;
+      const e = data[at + 1]!;
+      const f = data[at + 2]!;
+      const g = data[at + 3]!;
+      const h = data[at + 4]!;
+      const i = data[at + 5]!;
+      const j = data[at + 6]!;
+      const k = data[at + 7]!;
+      b = (b + 8 * a + 8 * d + 7 * e + 6 * f + 5 * g + 4 * h + 3 * i + 2 * j + k) | 0;
+      a = (a + d + e + f + g + h + i + j + k) | 0;
+    }
     for (; at < end; at++) {
-      a += data[at]!;
-      b += a;
+      a = (a + data[at]!) | 0;
+      b = (b + a) | 0;
     }
     a %= 65521;
     b %= 65521;
