@@ -1,7 +1,7 @@
 /** Every checksum of an image, and the digests of the whole disk that its writer stored. */
 import { createHash } from 'node:crypto';
 import { adler32 } from '../../src/base/checksum.ts';
-import type { Bytes, Problem, VerifyRun } from '../../src/base/contracts.ts';
+import type { Bytes, Problem, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { Directory, Table } from './directory.ts';
@@ -195,7 +195,7 @@ export async function verifyImage(
   chunks: ChunkLayer,
   problem: ImageError | null,
   run: VerifyRun,
-): Promise<{ checked: number; bytes: Bytes }> {
+): Promise<Verified> {
   const walk: Walk = { segments, geometry, run, checked: 0, bytes: 0 };
   let directory: Directory;
   try {
@@ -210,5 +210,5 @@ export async function verifyImage(
   if (run.level === 2) await checkPlaces(walk, directory);
   if (run.level === 3) await checkChunks(walk, chunks, stored);
   run.progress(geometry.size, geometry.size);
-  return { checked: walk.checked, bytes: walk.bytes };
+  return { checked: walk.checked, bytes: walk.bytes, whole: run.level === 3 };
 }

@@ -1,6 +1,6 @@
 /** Checking one file by itself: its metadata, its index, and every block that it holds. Finds all faults. */
 import { createHash } from 'node:crypto';
-import type { ByteSource, Bytes, Problem, VerifyRun } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Problem, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { type Origin, readBlock } from './content.ts';
@@ -131,7 +131,7 @@ async function checkIndexes(check: Check, description: Description): Promise<voi
   }
 }
 
-export async function verifyFile(parts: VerifyParts, run: VerifyRun): Promise<{ checked: number; bytes: Bytes }> {
+export async function verifyFile(parts: VerifyParts, run: VerifyRun): Promise<Verified> {
   const total = parts.parts.reduce((sum, part) => sum + part.size, parts.source.size);
   const check: Check = { ...parts, run, total, checked: 0, bytes: 0, done: 0 };
   for (const list of [parts.root, ...parts.disks.flatMap(disk => disk.lists)])
@@ -141,5 +141,5 @@ export async function verifyFile(parts: VerifyParts, run: VerifyRun): Promise<{ 
     report(check, new ImageError('locked', 'blocks cannot be checked without the password', where));
   }
   if (run.level >= 2) await checkIndexes(check, parts.member.description);
-  return { checked: check.checked, bytes: check.bytes };
+  return { checked: check.checked, bytes: check.bytes, whole: run.level === 3 && !parts.locked };
 }

@@ -8,6 +8,7 @@ import type {
   LayerId,
   Scratch,
   Store,
+  Verified,
   VerifyRun,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
@@ -41,11 +42,12 @@ function identityOf(folder: Folder, { volumes }: ImageParts): string {
   return `clonezilla:${hash.digest('hex')}`;
 }
 
-async function check({ volumes }: ImageParts, run: VerifyRun): Promise<{ checked: number; bytes: number }> {
+async function check({ volumes }: ImageParts, run: VerifyRun): Promise<Verified> {
   let checked = 0;
   let bytes = 0;
   const all = volumes.reduce((sum, { saved }) => sum + saved.stored, 0);
   let before = 0;
+  let whole = true;
   for (const { name, saved } of volumes) {
     const base = before;
     const progress = (done: number): void => run.progress(Math.min(all, base + Math.min(done, saved.stored)), all);
@@ -53,9 +55,10 @@ async function check({ volumes }: ImageParts, run: VerifyRun): Promise<{ checked
     const own = await saved.verify({ level, signal, progress, found: problem => run.found(problem) }, name);
     checked += own.checked;
     bytes += own.bytes;
+    whole &&= own.whole === true;
     before += saved.stored;
   }
-  return { checked, bytes };
+  return { checked, bytes, whole };
 }
 
 const closeAll = async ({ volumes, sources }: ImageParts): Promise<void> => {

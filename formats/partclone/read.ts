@@ -11,13 +11,14 @@ import type {
   LayerId,
   Scratch,
   Store,
+  Verified,
   VerifyRun,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Packing, packingOf } from '../../src/base/packing/packing.ts';
 import { packedVolume } from './saved.ts';
 import { hasMagic, type ImageHeader } from './structs.ts';
-import { type Checked, verifyVolume } from './verify.ts';
+import { verifyVolume } from './verify.ts';
 import { partcloneVolume, readHeader, unchecked } from './volume.ts';
 
 const identityOf = (source: ByteSource, header: ImageHeader): string =>
@@ -41,7 +42,7 @@ const storedBytes = ({ usedBlocks, blockSize, size }: ImageHeader, length: numbe
 interface Opened extends AsyncDisposable {
   readonly volume: Volume;
   readonly header: ImageHeader;
-  verify(run: VerifyRun): Promise<Checked>;
+  verify(run: VerifyRun): Promise<Verified>;
 }
 
 async function openPlain(source: ByteSource): Promise<Opened> {

@@ -1,11 +1,11 @@
 /** What was saved of one partition, opened as a volume. */
 import type { Volume } from '../../src/base/assemble.ts';
-import type { ByteSource, Bytes, Scratch, VerifyRun } from '../../src/base/contracts.ts';
+import type { ByteSource, Bytes, Scratch, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { PACKINGS, type Packing, packedHead, unpackedSource } from '../../src/base/packing/packing.ts';
 import { checkPieces, type Folder, type Stream, streamSource } from './folder.ts';
 import { HEADER_1, hasMagic, type ImageHeader, parseHeader } from './structs.ts';
-import { type Checked, verifyVolume } from './verify.ts';
+import { verifyVolume } from './verify.ts';
 import { partcloneVolume, unchecked, unitsOf } from './volume.ts';
 
 export interface SavedVolume extends AsyncDisposable {
@@ -16,7 +16,7 @@ export interface SavedVolume extends AsyncDisposable {
   /** Of its first bytes; null for a copy byte by byte. */
   readonly header: ImageHeader | null;
   readonly warnings: readonly string[];
-  verify(run: VerifyRun, disk: string): Promise<Checked>;
+  verify(run: VerifyRun, disk: string): Promise<Verified>;
 }
 
 const nothingPacked = (file: string) => (): Promise<void> =>

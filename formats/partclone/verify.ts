@@ -1,5 +1,5 @@
 /** Checks of a whole image: the bitmap, every checksum, and the length of the file. */
-import type { Bytes, VerifyRun } from '../../src/base/contracts.ts';
+import type { Bytes, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundDown } from '../../src/base/range.ts';
 import type { PlacedStrips } from './strips.ts';
@@ -7,11 +7,6 @@ import type { SumKind } from './structs.ts';
 import { canContinue, newSum } from './sums.ts';
 import type { PartcloneVolume } from './volume.ts';
 import type { Digest } from './xxhash.ts';
-
-export interface Checked {
-  readonly checked: number;
-  readonly bytes: Bytes;
-}
 
 const PART: Bytes = 2 ** 20;
 
@@ -54,7 +49,7 @@ async function checkStrips(
   return { checked: count, bytes };
 }
 
-export async function verifyVolume(volume: PartcloneVolume, run: VerifyRun, disk?: string): Promise<Checked> {
+export async function verifyVolume(volume: PartcloneVolume, run: VerifyRun, disk?: string): Promise<Verified> {
   const { source, header } = volume;
   const file = source.name;
   const found = (error: unknown): void => {
@@ -77,5 +72,5 @@ export async function verifyVolume(volume: PartcloneVolume, run: VerifyRun, disk
   const { sum } = header;
   if (sum === 'none') return { checked: 1, bytes: header.dataAt };
   const { checked, bytes } = await checkStrips(volume, sum, strips, run, found);
-  return { checked: 2 + checked, bytes: header.dataAt + bytes };
+  return { checked: 2 + checked, bytes: header.dataAt + bytes, whole: true };
 }

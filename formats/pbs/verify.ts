@@ -1,6 +1,6 @@
 /** Checks of one snapshot: its files against the manifest, then the chunks of its disks. */
 import { createHash } from 'node:crypto';
-import type { Bytes, Store, VerifyRun } from '../../src/base/contracts.ts';
+import type { Bytes, Store, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { crcHolds, kindOf, readBlob } from './blob.ts';
 import { type ChunkShelf, readChunk } from './chunk.ts';
@@ -145,7 +145,7 @@ async function checkChunks(walk: Walk, disk: SnapshotDisk, index: IndexLayer): P
  * Level 1: checksums of the files that the manifest lists. Level 2: the chunks of every disk are there; that needs no
  * key. Level 3: every chunk is decrypted, unpacked and compared with its digest.
  */
-export async function verifySnapshot(parts: VerifyParts, run: VerifyRun): Promise<{ checked: number; bytes: Bytes }> {
+export async function verifySnapshot(parts: VerifyParts, run: VerifyRun): Promise<Verified> {
   const total = parts.disks.reduce((sum, { size }) => sum + size, 0);
   const walk: Walk = { ...parts, run, met: metBy(run, parts.root), checked: 0, bytes: 0, done: 0, total };
   for (const entry of parts.manifest.files) {
@@ -164,5 +164,5 @@ export async function verifySnapshot(parts: VerifyParts, run: VerifyRun): Promis
     else if (run.level >= 2 && disk.index !== null) await checkChunks(walk, disk, disk.index);
   }
   run.progress(total, total);
-  return { checked: walk.checked, bytes: walk.bytes };
+  return { checked: walk.checked, bytes: walk.bytes, whole: run.level === 3 };
 }

@@ -1,7 +1,7 @@
 /** Checks of one backup: the checksum beside each file, its frames, and what is packed. */
 
 import { adler32 } from '../../src/base/checksum.ts';
-import type { Bytes, Store, VerifyRun } from '../../src/base/contracts.ts';
+import type { Bytes, Store, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { decodeFrame } from '../../src/base/packing/lz4.ts';
 import { readText } from './names.ts';
@@ -10,6 +10,8 @@ import type { DataDisk } from './read.ts';
 const PART: Bytes = 2 ** 20;
 
 interface Walk {
+  /** Disks of which every byte was read. */
+  readonly read: Set<DataDisk>;
   readonly run: VerifyRun;
   readonly store: Store;
   readonly total: Bytes;
@@ -41,6 +43,7 @@ async function checkSum(walk: Walk, disk: DataDisk): Promise<void> {
   }
   walk.bytes += disk.stored;
   walk.checked++;
+  walk.read.add(disk);
   if (sum === Number(text)) return;
   const message = `the file has the Adler-32 ${sum}, the backup noted ${text}`;
   throw new ImageError('corrupt', message, { file: disk.file, at: 0 });
@@ -76,16 +79,13 @@ async function checkPacked(walk: Walk, disk: DataDisk): Promise<void> {
     walk.checked++;
     walk.bytes += stored;
   }
+  walk.read.add(disk);
 }
 
 /** Level 1: checksums of the files, where there are any. Level 2: their frames too. Level 3: unpacks everything. */
-export async function verifyBackup(
-  disks: readonly DataDisk[],
-  store: Store,
-  run: VerifyRun,
-): Promise<{ checked: number; bytes: Bytes }> {
+export async function verifyBackup(disks: readonly DataDisk[], store: Store, run: VerifyRun): Promise<Verified> {
   const total = disks.reduce((sum, { stored }) => sum + stored, 0);
-  const walk: Walk = { run, store, total, done: 0, checked: 0, bytes: 0 };
+  const walk: Walk = { run, store, total, done: 0, checked: 0, bytes: 0, read: new Set() };
   for (const disk of disks) {
     await attempt(walk, disk, () => checkSum(walk, disk));
     if (run.level >= 2) await attempt(walk, disk, () => checkFrames(walk, disk));
@@ -93,5 +93,6 @@ export async function verifyBackup(
     walk.done += disk.stored;
     run.progress(walk.done, total);
   }
-  return { checked: walk.checked, bytes: walk.bytes };
+  const whole = run.level === 3 && disks.every(disk => walk.read.has(disk));
+  return { checked: walk.checked, bytes: walk.bytes, whole };
 }

@@ -43,7 +43,8 @@ async function checkBlocks(
     checked++;
     run.progress(Math.min(layer.size, (block + 1) * layer.blockSize), layer.size);
   }
-  return { checked, bytes: run.level === 3 ? checked * layer.blockSize : checked * SECTOR };
+  const isWhole = run.level === 3;
+  return { checked, bytes: isWhole ? checked * layer.blockSize : checked * SECTOR, whole: isWhole };
 }
 
 async function openImage(name: string, target: string, store: Store): Promise<Image> {

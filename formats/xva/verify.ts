@@ -1,5 +1,5 @@
 /** The structure of an archive, and the checksums of its blocks. */
-import type { Bytes, VerifyRun } from '../../src/base/contracts.ts';
+import type { Bytes, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Archive, BLOCK } from './archive.ts';
 import { readBlock } from './layer.ts';
@@ -57,7 +57,7 @@ export async function verifyArchive(
   archive: Archive,
   disks: readonly MachineDisk[],
   run: VerifyRun,
-): Promise<{ checked: number; bytes: Bytes }> {
+): Promise<Verified> {
   const walk: Walk = { archive, run, checked: 0, bytes: 0 };
   const fault = await archive.finish();
   if (fault !== null) report(walk, fault);
@@ -67,5 +67,5 @@ export async function verifyArchive(
     if (run.level === 3) await checkBlocks(walk, disk.ref, name);
   }
   run.progress(archive.source.size, archive.source.size);
-  return { checked: walk.checked, bytes: walk.bytes };
+  return { checked: walk.checked, bytes: walk.bytes, whole: run.level === 3 && fault === null };
 }

@@ -183,6 +183,14 @@ export interface VerifyRun {
   readonly signal: AbortSignal;
 }
 
+export interface Verified {
+  /** Units as the format counts them. */
+  readonly checked: number;
+  readonly bytes: Bytes;
+  /** Everything that reading this image's disks would read was read and checked: nothing is gained by reading it again. */
+  readonly whole?: boolean;
+}
+
 /** One opened image file, and everything it says. Points are in the order of the file, oldest first. */
 export interface Image extends AsyncDisposable {
   readonly adapter: string;
@@ -192,7 +200,7 @@ export interface Image extends AsyncDisposable {
   /** Oddities that do not stop reading, one line each. */
   readonly warnings: readonly string[];
   /** Checks the file by itself, without following the chain. Absent: the format carries nothing to check. */
-  verify?(run: VerifyRun): Promise<{ readonly checked: number; readonly bytes: Bytes }>;
+  verify?(run: VerifyRun): Promise<Verified>;
 }
 
 export interface LayerSpec {

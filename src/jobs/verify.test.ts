@@ -154,7 +154,7 @@ describe('verify', () => {
     expect(result.bytes).toBe(SIZE);
   });
 
-  test('older points are read by themselves only where their files check nothing', async () => {
+  test('older points are read by themselves only where their files check nothing, and none whose files read all of themselves', async () => {
     const read: string[] = [];
     const chain = ['a', 'b', 'c'].map((name, i, all) =>
       point(name, {
@@ -173,6 +173,13 @@ describe('verify', () => {
     const check = async (): Promise<{ checked: number; bytes: number }> => ({ checked: 1, bytes: 1 });
     await verify(specFor(chain, { openImage: async file => image(file, check) }));
     expect(read).toEqual(['c']);
+    read.length = 0;
+    const all = async (run: VerifyRun) => ({ ...(await check()), whole: run.level === 3 });
+    await verify(specFor(chain, { openImage: async file => image(file, file === 'b' ? check : all) }));
+    expect(read).toEqual(['c']);
+    read.length = 0;
+    await verify(specFor(chain, { openImage: async file => image(file, all) }));
+    expect(read).toEqual([]);
   });
 
   test('an abort ends it', async () => {

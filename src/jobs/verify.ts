@@ -102,6 +102,8 @@ interface FilesChecked {
   readonly bytes: Bytes;
   /** Files whose format has something to check by itself. */
   readonly own: ReadonlySet<string>;
+  /** Those of them of which all was read. */
+  readonly whole: ReadonlySet<string>;
 }
 
 async function verifyFiles(
@@ -115,6 +117,7 @@ async function verifyFiles(
   for (const point of points) owners.set(point.file, point);
   const total = [...owners.keys()].reduce((sum, file) => sum + spec.fileSize(file), 0);
   const own = new Set<string>();
+  const whole = new Set<string>();
   let before = 0;
   let checked = 0;
   let bytes = 0;
@@ -132,6 +135,7 @@ async function verifyFiles(
       const result = await image.verify?.(run);
       if (result !== undefined) {
         own.add(file);
+        if (result.whole === true) whole.add(file);
         checked += result.checked;
         bytes += result.bytes;
       }
@@ -141,22 +145,24 @@ async function verifyFiles(
     }
     before += size;
   }
-  return { checked, bytes, own };
+  return { checked, bytes, own, whole };
 }
 
 /**
- * The points to read as a guest would. Where nothing checks the files by themselves, each one; else the last of every run:
+ * The points to read as a guest would. None whose files were read by their own checks already. Where nothing checks the
+ * files by themselves, each one; else the last of every run:
  * reading it reads what all before it share, and the files' own checks cover the rest.
  */
 function pointsToRead(
   repository: Repository,
   points: readonly RestorePoint[],
-  own: ReadonlySet<string>,
+  { own, whole }: FilesChecked,
 ): readonly RestorePoint[] {
   const last = new Set<RestorePoint>();
   for (const { points: all } of repository.sets) {
     const mine = all.filter(point => points.includes(point) && point.state === 'ok');
     for (const [i, point] of mine.entries()) {
+      if (point.files.every(file => whole.has(file))) continue;
       const next = mine[i + 1];
       const checked = point.files.every(file => own.has(file));
       if (!checked || next === undefined || next.type === 'full') last.add(point);
@@ -171,7 +177,7 @@ async function readChains(
   files: FilesChecked,
   add: (problem: PointProblem) => void,
 ): Promise<{ checked: number; bytes: Bytes }> {
-  const due = pointsToRead(spec.repository, points, files.own);
+  const due = pointsToRead(spec.repository, points, files);
   const total = due.flatMap(point => point.disks).reduce((sum, disk) => sum + disk.size, 0);
   let before = 0;
   let checked = 0;
