@@ -83,6 +83,11 @@ export interface Volume {
   /** What a user should know before trusting the files, one line each. */
   readonly warnings: readonly string[];
   readonly root: VolumeDir;
+  /**
+   * Calls `found` with stretches that hold nothing, in order, counted from the volume's start. Whatever is in doubt is
+   * not among them: damaged maps, and all of a file system that was not shut down. Absent: it cannot be known.
+   */
+  free?(found: (at: Bytes, length: Bytes) => void): Promise<void>;
 }
 
 /** One family of file systems. */

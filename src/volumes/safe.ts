@@ -113,6 +113,12 @@ const safeLookup =
 export function openSafely(reader: VolumeReader, source: VolumeSource): Promise<Volume | null> {
   return guarded(source, async () => {
     const volume = await reader.open(source);
-    return volume === null ? null : { ...volume, root: safeDir(source, volume.root, null) };
+    if (volume === null) return null;
+    const { free } = volume;
+    return {
+      ...volume,
+      root: safeDir(source, volume.root, null),
+      ...(free === undefined ? {} : { free: found => guarded(source, () => free(found)) }),
+    };
   });
 }

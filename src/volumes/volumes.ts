@@ -34,6 +34,8 @@ export interface FoundVolume {
   readonly volume: Volume;
   /** What the ranges of its files count on. Closing it is not needed. */
   readonly disk: Disk;
+  /** Where it begins on that disk. */
+  readonly start: Bytes;
   /** Where a range of `disk` lies on the point's own disks, as it is; null: it does not. */
   place(at: Bytes, limit: Bytes): Place | null;
 }
@@ -152,7 +154,7 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, piece
     const volume = early === null ? await firstOf(source) : null;
     if (volume !== null) {
       const name = unique(found, folderName(stretch, volume));
-      found.volumes.push({ name, volume, disk, place: stretch.place });
+      found.volumes.push({ name, volume, disk, start, place: stretch.place });
       found.notes.push(...volume.warnings.map(warning => `${its}: ${warning}`));
       return;
     }

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import type { ByteSource, Disk, Store } from '../../src/base/contracts.ts';
+import type { ByteSource, Disk, Keyring, Store } from '../../src/base/contracts.ts';
 import type { VolumeDir, VolumeNode } from '../../src/volumes/contracts.ts';
 import { MetadataCache } from '../../src/volumes/source.ts';
 import { openVolumes } from '../../src/volumes/volumes.ts';
@@ -59,13 +59,16 @@ async function lookThrough(root: VolumeDir, numbers: Random): Promise<void> {
 }
 
 /** Every file of the store is a disk of one point. */
-async function exercise(store: Store, _name: string, numbers: Random): Promise<void> {
+export async function exerciseVolumes(store: Store, numbers: Random, keys: Keyring): Promise<void> {
   await using opened = new AsyncDisposableStack();
   const disks: { disk: Disk; name: string }[] = [];
   for await (const { name } of store.list()) disks.push({ disk: opened.use(diskOf(await store.open(name))), name });
   await orImageError(async () => {
-    const { volumes } = await openVolumes({ disks, cache: new MetadataCache(CACHE), keys: KEYS });
-    for (const { volume } of volumes.slice(0, 4)) await lookThrough(volume.root, numbers);
+    const { volumes } = await openVolumes({ disks, cache: new MetadataCache(CACHE), keys });
+    for (const { volume } of volumes.slice(0, 4)) {
+      await lookThrough(volume.root, numbers);
+      if (numbers.below(3) === 0) await orImageError(() => volume.free?.(() => {}));
+    }
   });
 }
 
@@ -73,7 +76,12 @@ export const volumeTarget = (
   needs: readonly string[],
   seeds: () => Promise<readonly Seed[]>,
   repair?: FuzzTarget['repair'],
-): FuzzTarget => ({ needs, seeds, exercise, ...(repair === undefined ? {} : { repair }) });
+): FuzzTarget => ({
+  needs,
+  seeds,
+  exercise: (store, _name, numbers) => exerciseVolumes(store, numbers, KEYS),
+  ...(repair === undefined ? {} : { repair }),
+});
 
 /** A folder with a few files and folders, some of many pieces or names. */
 function smallTree(folder: string): void {

@@ -55,5 +55,9 @@ serveParser(async ({ disks, skip, opening }) => {
   while (hostile && skip?.has('hostile p2') !== true);
   const volume = { type: 'planted', label: '', warnings: [], root };
   const notes = hostile ? ['hostile p2 is left out'] : [];
-  return { volumes: [{ name: 'p1-planted', volume, disk: disks[0]!.disk, place: () => null }], locked: [], notes };
+  return {
+    volumes: [{ name: 'p1-planted', volume, disk: disks[0]!.disk, start: 0, place: () => null }],
+    locked: [],
+    notes,
+  };
 });

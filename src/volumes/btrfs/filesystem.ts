@@ -62,6 +62,8 @@ export interface Btrfs {
   place(logical: Bytes, length: Bytes): Bytes;
   /** Items from one key to another, both included, in order. */
   items(root: Bytes, from: Key, to: Key): AsyncGenerator<Item>;
+  /** All of the chunk tree's chunks. */
+  chunkItems(): AsyncGenerator<Item>;
   /** Logical address of the root of a subvolume's tree. */
   tree(id: number): Promise<Bytes>;
 }
@@ -196,12 +198,11 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
     if (chunk !== null) chunks.add(chunk);
     at += 17 + length;
   }
-  const chunkKeys = { object: CHUNK_TREE_OBJECT, type: ITEM.chunk };
-  for await (const { key, data } of items(
-    superblock.chunkTree,
-    { ...chunkKeys, offset: 0 },
-    { ...chunkKeys, offset: Number.POSITIVE_INFINITY },
-  )) {
+  const chunkItems = (): AsyncGenerator<Item> => {
+    const keys = { object: CHUNK_TREE_OBJECT, type: ITEM.chunk };
+    return items(superblock.chunkTree, { ...keys, offset: 0 }, { ...keys, offset: Number.POSITIVE_INFINITY });
+  };
+  for await (const { key, data } of chunkItems()) {
     const { chunk } = parseChunk(source, key.offset, data, device);
     if (chunk !== null) chunks.add(chunk);
   }
@@ -210,6 +211,7 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
     superblock,
     place: (logical, length) => chunks.place(logical, length),
     items: (root, from, to) => items(root, from, to),
+    chunkItems,
     async tree(id) {
       let at = Number.NaN;
       const keys = { object: id, type: ITEM.root };

@@ -10,6 +10,7 @@ import { fieldText, nameBytes, nameOf } from '../names.ts';
 import { dateOf, u64 } from '../source.ts';
 import { openContent } from './content.ts';
 import { type Btrfs, ITEM, keyAt, openFileSystem } from './filesystem.ts';
+import { free } from './free.ts';
 
 const TOP_LEVEL = 5;
 const ROOT_INODE = 256;
@@ -111,6 +112,7 @@ export const btrfs: VolumeReader = {
     const top: VolumeDir = source.need(root.kind === 'dir' ? root : null, 'the root is no folder');
     const logged = its.superblock.logTree !== 0;
     const warnings = logged ? ['the last changes are in the btrfs log tree, which is not replayed'] : [];
-    return { type: 'btrfs', label: fieldText(its.superblock.label), warnings, root: top };
+    const label = fieldText(its.superblock.label);
+    return { type: 'btrfs', label, warnings, root: top, free: found => free(its, found) };
   },
 };

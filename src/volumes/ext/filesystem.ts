@@ -35,6 +35,12 @@ export interface Ext {
   readonly superblock: SuperblockFields;
   readonly blockSize: number;
   readonly type: 'ext2' | 'ext3' | 'ext4';
+  readonly inodeSize: number;
+  readonly descriptorSize: number;
+  /** Whether a group begins with a copy of the superblock. */
+  hasSuperblock(group: number): boolean;
+  /** A group's descriptor, `descriptorSize` bytes. */
+  descriptor(group: number): Promise<Buffer>;
   /** A block of metadata, as the journal leaves it. Shared: not to be changed. */
   block(number: number): Promise<Buffer>;
   inode(number: number): Promise<ExtInode>;
@@ -127,6 +133,12 @@ export function extFileSystem(source: VolumeSource, superblock: SuperblockFields
     return firstDataBlock + first * blocksPerGroup + before + boot;
   };
 
+  const descriptor: Ext['descriptor'] = async group => {
+    const perBlock = Math.floor(blockSize / descriptorSize);
+    const within = (group % perBlock) * descriptorSize;
+    return (await block(descriptorBlock(group))).subarray(within, within + descriptorSize);
+  };
+
   const checkInode = (number: number, raw: Buffer, fields: InodeFields): void => {
     const copy = Buffer.from(raw);
     copy.writeUInt16LE(0, 0x7c);
@@ -142,11 +154,9 @@ export function extFileSystem(source: VolumeSource, superblock: SuperblockFields
   const inode: Ext['inode'] = async number => {
     source.check(number >= 1 && number <= inodes, `there is no inode ${number}`);
     const group = Math.floor((number - 1) / inodesPerGroup);
-    const perBlock = Math.floor(blockSize / descriptorSize);
-    const descriptors = await block(descriptorBlock(group));
-    const descriptor = descriptors.subarray((group % perBlock) * descriptorSize);
-    const tableHigh = descriptorSize >= 64 ? descriptor.readUInt32LE(0x28) : 0;
-    const table = descriptor.readUInt32LE(8) + tableHigh * 0x1_0000_0000;
+    const its = await descriptor(group);
+    const tableHigh = descriptorSize >= 64 ? its.readUInt32LE(0x28) : 0;
+    const table = its.readUInt32LE(8) + tableHigh * 0x1_0000_0000;
     const at = ((number - 1) % inodesPerGroup) * inodeSize;
     const within = at % blockSize;
     const raw = (await block(table + Math.floor(at / blockSize))).subarray(within, within + inodeSize);
@@ -164,6 +174,10 @@ export function extFileSystem(source: VolumeSource, superblock: SuperblockFields
     superblock,
     blockSize,
     type: typeOf(superblock, has),
+    inodeSize,
+    descriptorSize,
+    hasSuperblock: group => hasSuperblock(superblock, group),
+    descriptor,
     block,
     inode,
     replayed: runs => (replay === null || replay.count === 0 ? runs : patched(source, runs, replay, blockSize)),

@@ -2,6 +2,7 @@ import type { VolumeReader } from '../contracts.ts';
 import { fieldText } from '../names.ts';
 import type { VolumeSource } from '../source.ts';
 import { type Ext, extFileSystem, readSuperblock } from './filesystem.ts';
+import { free } from './free.ts';
 import { type Replay, readJournal } from './journal.ts';
 import { mapOf } from './map.ts';
 import { rootOf } from './nodes.ts';
@@ -37,6 +38,7 @@ export const ext: VolumeReader = {
       label: fieldText(superblock.label),
       warnings: replay?.warnings ?? [],
       root: await rootOf(its),
+      free: found => free(its, found),
     };
   },
 };

@@ -9,9 +9,11 @@ export const Superblock = struct('ext superblock', 1024, {
   blocksLow: [0x04, u32le],
   firstDataBlock: [0x14, u32le],
   logBlockSize: [0x18, u32le],
+  logClusterSize: [0x1c, u32le],
   blocksPerGroup: [0x20, u32le],
   inodesPerGroup: [0x28, u32le],
   magic: [0x38, u16le],
+  state: [0x3a, u16le],
   revision: [0x4c, u32le],
   inodeSize: [0x58, u16le],
   compatible: [0x5c, u32le],
@@ -19,6 +21,7 @@ export const Superblock = struct('ext superblock', 1024, {
   readOnlyCompatible: [0x64, u32le],
   uuid: [0x68, bytes(16)],
   label: [0x78, bytes(16)],
+  reservedDescriptors: [0xce, u16le],
   journalInode: [0xe0, u32le],
   hashSeed: [0xec, arrayOf(u32le, 4)],
   descriptorSize: [0xfe, u16le],
@@ -30,8 +33,13 @@ export const Superblock = struct('ext superblock', 1024, {
 });
 export type SuperblockFields = ReturnType<typeof Superblock.parse>;
 
+/** Errors were found while it was in use. */
+export const STATE_ERROR = 2;
 export const COMPAT_JOURNAL = 0x4;
+export const COMPAT_SPARSE_SUPER2 = 0x200;
 export const RO_SPARSE_SUPER = 0x1;
+export const RO_GDT_CSUM = 0x10;
+export const RO_BIGALLOC = 0x200;
 export const RO_METADATA_CSUM = 0x400;
 
 /** Features whose presence changes how everything else is read, by the names that e2fsprogs uses. */

@@ -11,9 +11,11 @@ import type {
   VolumeNode,
   VolumeReader,
 } from '../contracts.ts';
+import type { FoundFree } from '../free.ts';
 import { type Runs, runsBuilder } from '../runs.ts';
 import { u64 } from '../source.ts';
 import { chainRuns, dosTime, type FatGeometry, LONGEST_FOLDER, straightRuns } from './chain.ts';
+import { freeByBitmap } from './free.ts';
 
 const BootSector = struct('exFAT boot sector', 512, {
   fatSector: [80, u32le],
@@ -28,11 +30,15 @@ const BootSector = struct('exFAT boot sector', 512, {
 });
 
 const ENTRY = 32;
+const TYPE_BITMAP = 0x81;
 const TYPE_LABEL = 0x83;
 const TYPE_FILE = 0x85;
 const TYPE_STREAM = 0xc0;
 const TYPE_NAME = 0xc1;
 const FLAG_NO_CHAIN = 2;
+/** Flags of the volume. */
+const SECOND_TABLE = 1;
+const DIRTY = 2;
 
 interface Item {
   readonly name: string;
@@ -156,7 +162,7 @@ export const exfat: VolumeReader = {
     const shifts = sectorShift >= 9 && sectorShift <= 12 && sectorShift + clusterShift <= 25;
     source.check(shifts, `sectors of 2^${sectorShift} and clusters of 2^${sectorShift + clusterShift} bytes`, 108);
     const sectorSize = 2 ** sectorShift;
-    const second = (boot.flags & 1) !== 0 && tables === 2;
+    const second = (boot.flags & SECOND_TABLE) !== 0 && tables === 2;
     const geometry: FatGeometry = {
       source,
       bits: 32,
@@ -169,6 +175,19 @@ export const exfat: VolumeReader = {
     source.check(end <= source.size, 'the file system is larger than its partition', 92);
     const { label } = scan(await folderBytes(geometry, null, rootCluster));
     const root: Attributes = { mtime: new Date(0), mode: 0o755, uid: 0, gid: 0, links: 1 };
-    return { type: 'exfat', label, warnings: [], root: folderOf(geometry, null, root, rootCluster) };
+    const whole = folderOf(geometry, null, root, rootCluster);
+    // With two tables, or when it was not shut down, the bitmap may say less than is in use.
+    if (tables !== 1 || (boot.flags & (SECOND_TABLE | DIRTY)) !== 0) {
+      return { type: 'exfat', label, warnings: [], root: whole };
+    }
+    const free = async (found: FoundFree): Promise<void> => {
+      const entries = await folderBytes(geometry, null, rootCluster);
+      for (let at = 0; at + ENTRY <= entries.length && entries[at] !== 0; at += ENTRY) {
+        if (entries[at] !== TYPE_BITMAP) continue;
+        await freeByBitmap(geometry, entries.readUInt32LE(at + 20), u64(entries, at + 24), found);
+        return;
+      }
+    };
+    return { type: 'exfat', label, warnings: [], root: whole, free };
   },
 };

@@ -17,6 +17,7 @@ import type {
 import { type Runs, runsBuilder } from '../runs.ts';
 import type { VolumeSource } from '../source.ts';
 import { chainRuns, dosTime, type FatGeometry, LONGEST_FOLDER } from './chain.ts';
+import { freeByTable } from './free.ts';
 
 const BootSector = struct('FAT boot sector', 90, {
   sectorSize: [11, u16le],
@@ -50,6 +51,8 @@ const oemText = (bytes: Uint8Array): string =>
 
 interface Fat {
   readonly geometry: FatGeometry;
+  /** Where each copy of the table begins. */
+  readonly tables: readonly Bytes[];
   /** Of FAT12 and FAT16, which lies before the clusters; null: a chain like all others. */
   readonly fixedRoot: Runs | null;
   readonly rootCluster: number;
@@ -91,10 +94,11 @@ function readBootSector(source: VolumeSource, sector: Buffer): Fat | null {
     clusterSize: clusterSectors * sectorSize,
     clusters,
   };
-  if (bits === 28) return { geometry, fixedRoot: null, rootCluster: boot.rootCluster, rootEntries: 0 };
+  const copies = Array.from({ length: tables }, (_, i) => (reservedSectors + i * tableSectors) * sectorSize);
+  if (bits === 28) return { geometry, tables: copies, fixedRoot: null, rootCluster: boot.rootCluster, rootEntries: 0 };
   const root = runsBuilder(source);
   if (rootSectors > 0) root.add(0, rootSectors * sectorSize, (reservedSectors + tables * tableSectors) * sectorSize);
-  return { geometry, fixedRoot: root.done(), rootCluster: 0, rootEntries };
+  return { geometry, tables: copies, fixedRoot: root.done(), rootCluster: 0, rootEntries };
 }
 
 /** One entry of a folder, with its long name put together. */
@@ -264,6 +268,7 @@ export const fat: VolumeReader = {
       label: label === 'NO NAME' ? '' : label,
       warnings: [],
       root: folderOf(its, its.rootCluster, attributesOf(new Date(0), true, false)),
+      free: found => freeByTable(its.geometry, its.tables, found),
     };
   },
 };

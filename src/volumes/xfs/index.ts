@@ -1,6 +1,7 @@
 import type { VolumeReader } from '../contracts.ts';
 import { fieldText } from '../names.ts';
 import { readSuperblock, xfsFileSystem } from './filesystem.ts';
+import { free } from './free.ts';
 import { isCleanLog } from './log.ts';
 import { rootOf } from './nodes.ts';
 import { INCOMPATIBLE_NEEDS_REPAIR } from './structs.ts';
@@ -15,11 +16,14 @@ export const xfs: VolumeReader = {
     const warnings: string[] = [];
     if ((superblock.incompatible & INCOMPATIBLE_NEEDS_REPAIR) !== 0 && its.v5)
       warnings.push('the file system says that it needs repair');
-    if (!(await isCleanLog(its))) {
+    const clean = await isCleanLog(its);
+    if (!clean) {
       warnings.push(
         'the system was running when the backup was made: its last changes are in the XFS log, which is not replayed',
       );
     }
-    return { type: 'xfs', label: fieldText(superblock.label), warnings, root: await rootOf(its) };
+    const volume = { type: 'xfs', label: fieldText(superblock.label), warnings, root: await rootOf(its) };
+    // The log can hold blocks that the trees of free space still have.
+    return clean ? { ...volume, free: found => free(its, found) } : volume;
   },
 };
