@@ -57,6 +57,10 @@ class Listings {
     return reading;
   }
 
+  has(dir: VolumeDir): boolean {
+    return this.#kept.has(dir);
+  }
+
   #count(dir: VolumeDir, entries: number): void {
     if (!this.#kept.has(dir)) return;
     this.#sizes.set(dir, entries);
@@ -84,7 +88,16 @@ const listings = new Listings();
 /** Every entry once, by the name it is shown under. */
 export const entriesOf = (dir: VolumeDir): Promise<Listing> => listings.get(dir);
 
-/** null: there is none of that name. */
+/** What `shownName` writes for something else, or may have cut. */
+const ESCAPED = /\\x|\\u/;
+const CUT = /~[0-9a-f]{8}$/;
+
+/**
+ * null: there is none of that name. A name that is shown as it is is looked for by the folder's index; for others, and where
+ * there is none, the folder is listed.
+ */
 export async function childOf(dir: VolumeDir, shown: string): Promise<VolumeNode | null> {
+  const plain = !ESCAPED.test(shown) && !CUT.test(shown);
+  if (plain && dir.lookup !== undefined && !listings.has(dir)) return dir.lookup(shown);
   return (await (await entriesOf(dir)).get(shown)?.node()) ?? null;
 }

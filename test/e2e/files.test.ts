@@ -140,6 +140,37 @@ describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
     expect(JSON.parse(again.stdout)).toMatchObject({ files: 1, kept: 5, failures: [] });
   });
 
+  test('ls, tree and find', async () => {
+    const ls = await runCli(['ls', 'web01:/p2-ext4-root/data', ...repo]);
+    expect(ls.stdout).toMatch(/^MODE +LINKS +OWNER +SIZE +CHANGED +NAME\n/);
+    expect(ls.stdout).toMatch(/\nlrwxrwxrwx +1 +0:0 +- .* absolute -> \/etc\/fstab\n/);
+    expect(ls.stdout).toMatch(/\n-rwsr-xr-x +1 +0:0 +10 .* setuid$/m);
+    const tree = await runCli(['tree', 'web01:/p2-ext4-root/data', '--depth', '2', ...repo]);
+    expect(tree.stdout).toBe(
+      'web01:/p2-ext4-root/data\n├── absolute -> /etc/fstab\n├── deep\n│   └── er\n├── noise.bin\n' +
+        '├── outwards -> ../../../../../../etc/hostname\n└── setuid\n\n2 folders, 4 files\n',
+    );
+    const found = await runCli(['find', 'web01:/', '--size', '+1M', '--name', '*.b[!x]n', '--json', ...repo]);
+    expect(JSON.parse(found.stdout)).toMatchObject([{ path: 'p2-ext4-root/data/noise.bin', size: 3_000_001 }]);
+    const none = await runCli(['find', 'web01:/', '--newer', '2150-01-01', ...repo]);
+    expect(none).toMatchObject({ code: 0, stdout: '' });
+    expect(await runCli(['find', 'web01:/', '--newer', 'soon', ...repo])).toMatchObject({ code: 2 });
+  });
+
+  test('history and diff know what changed between the points', async () => {
+    const history = await runCli(['history', 'web01:/p2-ext4-root/data/noise.bin', '--json', ...repo]);
+    expect(JSON.parse(history.stdout)).toMatchObject([
+      { points: 1, change: 'first', file: { size: 3_000_001 } },
+      { points: 1, change: 'content', file: { size: 3_000_001 } },
+    ]);
+    const same = await runCli(['history', 'web01:/p2-ext4-root/etc/fstab', '--json', ...repo]);
+    expect(JSON.parse(same.stdout)).toMatchObject([{ points: 2, change: 'first' }]);
+    expect(await runCli(['history', 'web01:/p2-ext4-root/none', ...repo])).toMatchObject({ code: 3 });
+    const diff = await runCli(['diff', 'web01@~1', 'web01', '/p2-ext4-root', ...repo]);
+    expect(diff, diff.stderr).toMatchObject({ code: 0, stdout: '* /p2-ext4-root/data/noise.bin\n' });
+    expect(diff.stderr).toContain('0 added (+), 1 changed (*), 0 with other attributes (~), 0 removed (-)');
+  });
+
   test('what is there is neither followed nor replaced', async () => {
     const target = place('trap');
     fs.mkdirSync(path.join(target, 'data'), { recursive: true });
