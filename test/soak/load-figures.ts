@@ -2,10 +2,9 @@
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
-import type { MountStatus } from '../../src/server/protocol.ts';
 import { type Figure, pause, type Run } from './figure.ts';
 import { DEPTH, deep, type LoadResult, onFile, passes, startLoad, troubles, watchDepth } from './load.ts';
-import { openStage, type Stage } from './stage.ts';
+import { openStage, type Stage, serving } from './stage.ts';
 
 const WORST_STALL_MS = 2000;
 /** Nothing moves for so long: the callers are given an error, and the figure is missed. */
@@ -57,18 +56,6 @@ async function runAlone(run: Run): Promise<void> {
     } finally {
       depth.stop();
       end();
-    }
-  }
-}
-
-/** Status of the worker that serves; while one has just died there is none to ask. */
-async function serving(stage: Stage): Promise<MountStatus> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await stage.status();
-    } catch (error) {
-      if (tries === 1000) throw error;
-      await pause(20);
     }
   }
 }

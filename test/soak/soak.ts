@@ -10,11 +10,19 @@ import { parseArgs } from 'node:util';
 import { delayFigure } from './delay-figure.ts';
 import type { Figure, Run } from './figure.ts';
 import { fullDiskFigure } from './full-disk-figure.ts';
+import { guestFigure } from './guest-figure.ts';
 import { loadFigures } from './load-figures.ts';
 import { modelFigures } from './model-figures.ts';
 import { offsetFigure } from './offset-figure.ts';
 
-const figures: readonly Figure[] = [...loadFigures, ...modelFigures, delayFigure, offsetFigure, fullDiskFigure];
+const figures: readonly Figure[] = [
+  ...loadFigures,
+  ...modelFigures,
+  delayFigure,
+  offsetFigure,
+  fullDiskFigure,
+  guestFigure,
+];
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

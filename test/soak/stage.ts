@@ -8,6 +8,7 @@ import { mountsOf } from '../../src/host/fuse/mount.ts';
 import { askControl } from '../../src/server/control.ts';
 import { runPaths } from '../../src/server/paths.ts';
 import type { ControlRequest, MountStatus } from '../../src/server/protocol.ts';
+import { pause } from './figure.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../src/cli/bootmount.js', import.meta.url));
 const HOOKS = new URL('./hooks.ts', import.meta.url).href;
@@ -111,4 +112,16 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     abort: () => fs.writeFileSync(`${connection}/abort`, '1'),
     [Symbol.asyncDispose]: async () => end(),
   };
+}
+
+/** Status of the worker that serves; while one has just died there is none to ask. */
+export async function serving(stage: Stage): Promise<MountStatus> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await stage.status();
+    } catch (error) {
+      if (tries === 1000) throw error;
+      await pause(20);
+    }
+  }
 }
