@@ -9,6 +9,7 @@
 import { parseArgs } from 'node:util';
 import { delayFigure } from './delay-figure.ts';
 import type { Figure, Run } from './figure.ts';
+import { fileSystemFigure } from './file-system-figure.ts';
 import { fullDiskFigure } from './full-disk-figure.ts';
 import { guestFigure } from './guest-figure.ts';
 import { loadFigures } from './load-figures.ts';
@@ -21,6 +22,7 @@ const figures: readonly Figure[] = [
   delayFigure,
   offsetFigure,
   fullDiskFigure,
+  fileSystemFigure,
   guestFigure,
 ];
 
