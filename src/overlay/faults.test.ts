@@ -1,59 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { ImageError } from '../base/errors.ts';
 import { openOverlayOn } from './overlay.ts';
-import { clipped, DISK_SIZE, Machine, type Operation, patternDisk, seeded } from './overlay-model.ts';
-import { type Fault, type Plan, simulatedFiles } from './simulated-files.ts';
+import { DISK_SIZE, patternDisk } from './overlay-model.ts';
+import { FAULTS, holdWith } from './overlay-scenarios.ts';
+import { type Plan, simulatedFiles } from './simulated-files.ts';
 import { PAGE_SPAN } from './states.ts';
 
-/** Every kind of operation, over fresh, rewritten, zeroed and flushed blocks, on both sides of a map page's end. */
-const OPERATIONS: readonly Operation[] = [
-  { do: 'write', ...clipped(8, 16) },
-  { do: 'write', ...clipped(3, 2) },
-  { do: 'flush', ...clipped(0, 1) },
-  { do: 'zero', ...clipped(10, 9) },
-  { do: 'write', ...clipped(12, 1) },
-  { do: 'write', ...clipped(280, 30) },
-  { do: 'burst', ...clipped(30, 12) },
-  { do: 'flush-under-writes', ...clipped(290, 7) },
-  { do: 'kill' },
-  { do: 'write', ...clipped(282, 4) },
-  { do: 'zero', ...clipped(270, 40) },
-  { do: 'flush', ...clipped(0, 1) },
-  { do: 'write', ...clipped(560, 16) },
-  { do: 'close' },
-  { do: 'write', ...clipped(565, 2) },
-  { do: 'zero', ...clipped(0, 24) },
-  { do: 'flush', ...clipped(0, 1) },
-  { do: 'write', ...clipped(1, 40) },
-  { do: 'read', ...clipped(0, 60) },
-];
-
-async function holdWith(fault: Fault, plant: (plan: Plan) => void = () => {}): Promise<Machine> {
-  const files = simulatedFiles();
-  const machine = new Machine(files, seeded(fault.call));
-  machine.tolerant = true;
-  files.plan.fault = fault;
-  plant(files.plan);
-  for (const operation of OPERATIONS) {
-    const errors = machine.errors.length;
-    await machine.run(operation);
-    // The disk is to be as it says in this very run, not only after the next one.
-    if (machine.errors.length > errors) await machine.model.checkAll(await machine.overlay(), 'acknowledgement');
-  }
-  files.plan.fault = null;
-  for (const how of ['kill', 'power'] as const) await machine.restart(how);
-  return machine;
-}
-
-const KINDS: readonly Omit<Fault, 'call'>[] = [
-  { code: 'EIO' },
-  { code: 'ENOSPC' },
-  { code: 'EIO', part: 0.5 },
-  { code: 'ENOSPC', part: 0.9 },
-];
-
 describe('an overlay whose files fail', () => {
-  for (const kind of KINDS) {
+  for (const kind of FAULTS) {
     const what = `${kind.code}${kind.part === undefined ? '' : ` after ${kind.part} of it`}`;
     it(`keeps its promises when any one call fails with ${what}`, async () => {
       let call = 1;

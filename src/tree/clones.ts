@@ -249,8 +249,14 @@ export class Clones {
       fs.rmSync(home, { recursive: true });
     }
     fs.mkdirSync(home, { mode: 0o700 });
-    await replaceFile(path.join(home, 'clone.json'), `${JSON.stringify(record, null, 2)}\n`);
-    await syncDirectory(this.#spec.folder);
+    try {
+      await replaceFile(path.join(home, 'clone.json'), `${JSON.stringify(record, null, 2)}\n`);
+      await syncDirectory(this.#spec.folder);
+    } catch (error) {
+      // Nothing but the record can be in it yet, and whoever asked is told that there is no clone.
+      fs.rmSync(home, { recursive: true, force: true });
+      throw error;
+    }
   }
 
   async #close(clone: Clone): Promise<void> {

@@ -87,6 +87,12 @@ const plants: Readonly<Record<string, () => void>> = {
       }
     };
   },
+  /** A sync that failed is said to have been done. */
+  'sync-unseen'() {
+    const { fdatasync } = fs;
+    (fs as unknown as Record<string, unknown>).fdatasync = (fd: number, done: (error: null) => void) =>
+      fdatasync(fd, () => done(null));
+  },
   /** One request in 50 holds up the thread for 60 ms. */
   'slow-thread'() {
     const due = everyNth(50);

@@ -8,6 +8,7 @@
  */
 import { parseArgs } from 'node:util';
 import { delayFigure } from './delay-figure.ts';
+import { faultFigure } from './fault-figure.ts';
 import type { Figure, Run } from './figure.ts';
 import { fileSystemFigure } from './file-system-figure.ts';
 import { fullDiskFigure } from './full-disk-figure.ts';
@@ -19,6 +20,7 @@ import { offsetFigure } from './offset-figure.ts';
 const figures: readonly Figure[] = [
   ...loadFigures,
   ...modelFigures,
+  faultFigure,
   delayFigure,
   offsetFigure,
   fullDiskFigure,
