@@ -8,6 +8,7 @@
  */
 import { parseArgs } from 'node:util';
 import { delayFigure } from './delay-figure.ts';
+import { extentsFigure } from './extents-figure.ts';
 import { faultFigure } from './fault-figure.ts';
 import type { Figure, Run } from './figure.ts';
 import { fileSystemFigure } from './file-system-figure.ts';
@@ -26,6 +27,7 @@ const figures: readonly Figure[] = [
   fullDiskFigure,
   fileSystemFigure,
   guestFigure,
+  extentsFigure,
 ];
 
 const { values, positionals } = parseArgs({
