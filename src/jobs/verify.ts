@@ -125,7 +125,7 @@ async function verifyFiles(
     spec.signal.throwIfAborted();
     const size = spec.fileSize(file);
     const run: VerifyRun = {
-      level: point.state === 'ok' ? spec.level : (Math.min(spec.level, 2) as 1 | 2),
+      level: point.state === 'locked' ? (Math.min(spec.level, 2) as 1 | 2) : spec.level,
       found: problem => add({ ...problem, set: point.set, point: point.name }),
       progress: (done, all) => spec.progress(before + (all > 0 ? (size * done) / all : 0), total),
       signal: spec.signal,
