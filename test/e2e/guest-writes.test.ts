@@ -1,4 +1,4 @@
-/** Guests write through QEMU's own drivers to a clone of every format; `npm run soak-views` does it 100,000 times each. */
+/** Guests write through QEMU's own drivers to a clone of every format; `npm run soak:views` does it 100,000 times each. */
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';

@@ -1,5 +1,5 @@
 /**
- * `npm run soak-views -- [FORMAT…] [--operations N] [--seed N]`: random guest operations by QEMU's own drivers, 16 and
+ * `npm run soak:views -- [FORMAT…] [--operations N] [--seed N]`: random guest operations by QEMU's own drivers, 16 and
  * more at once, through a writable clone of each format: write, write zeroes, discard, read, flush, reopen. A model, our
  * own reader and `qemu-img check` judge after every opening; then as many writes and reads with QEMU's `blkverify`
  * comparing each with a raw twin. Needs root, /dev/fuse, qemu-nbd. Ends with exit code 1 when anything differs.
