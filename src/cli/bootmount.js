@@ -11,6 +11,8 @@ const [major, minor] = process.versions.node.split('.').map(Number);
 const able = major > 22 || (major === 22 && minor >= 18);
 
 if (able) {
+  const { keepCompiled } = await import('./compile-cache.js');
+  keepCompiled();
   const { main } = await import('./main.ts');
   await main(process.argv.slice(2));
 } else {
