@@ -292,7 +292,9 @@ export class Parser implements AsyncDisposable {
     this.#rest();
     this.restarts++;
     const lost = [...child.running.values()];
-    const guilty = lost.length === 1 ? lost[0]! : null;
+    // Whatever else may have killed it: who was alone is asked once more, unless it was seen to come to no end.
+    const alone = lost.length === 1 ? lost[0]! : null;
+    const guilty = alone !== null && (alone.suspect || child.reason !== null) ? alone : null;
     const opening = guilty === null ? undefined : child.opening.get(guilty.work.group);
     if (guilty !== null && opening !== undefined) {
       // A volume that cannot even be opened is left out; the others of the same disk are not to suffer.
