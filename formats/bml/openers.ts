@@ -4,7 +4,7 @@ import os from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Opening, openBody } from './opening.ts';
-import type { Order, Orders } from './opening-worker.ts';
+import type { Order, Orders, Told } from './opening-worker.ts';
 
 /** So many blocks are opened in the caller's thread first: who reads a few needs no threads. */
 const AT_HOME = 64;
@@ -22,6 +22,8 @@ interface Waiting {
 
 interface Thread {
   readonly worker: Worker;
+  /** It has started, which takes longer than opening a hundred blocks. */
+  ready: boolean;
   readonly keys: Set<number>;
   /** Messages under way, oldest first. */
   readonly running: (readonly Waiting[])[];
@@ -132,6 +134,12 @@ export class Openers {
       this.#atOnce(pending[0]!);
       return;
     }
+    // Until a thread has started, nobody waits for it.
+    if (pending.every(({ order }) => order.opening.length <= MOST) && !this.#threads.some(({ ready }) => ready)) {
+      if (this.#threads.length < this.#most) this.#start();
+      for (const one of pending) this.#atOnce(one);
+      return;
+    }
     const share = Math.ceil(pending.length / this.#most);
     while (pending.length > 0) this.#post(this.#next(), pending.splice(0, share));
   }
@@ -162,20 +170,27 @@ export class Openers {
 
   #next(): Thread {
     let best: Thread | null = null;
-    for (const thread of this.#threads) if (best === null || thread.load < best.load) best = thread;
-    if (best !== null && (best.load === 0 || this.#threads.length >= this.#most)) return best;
-    return this.#start();
+    for (const thread of this.#threads) {
+      if (best === null || (thread.ready && (!best.ready || thread.load < best.load))) best = thread;
+    }
+    if (best?.ready && best.load > 0 && this.#threads.length < this.#most) this.#start();
+    return best ?? this.#start();
   }
 
   #start(): Thread {
     const worker = new Worker(new URL('./opening-worker.ts', import.meta.url));
-    const thread: Thread = { worker, keys: new Set(), running: [], load: 0 };
+    worker.unref();
+    const thread: Thread = { worker, ready: false, keys: new Set(), running: [], load: 0 };
     const fail = (error: unknown): void => {
       const at = this.#threads.indexOf(thread);
       if (at >= 0) this.#threads.splice(at, 1);
       for (const { reject } of thread.running.splice(0).flat()) reject(error);
     };
-    worker.on('message', (faults: readonly (string | null)[]) => {
+    worker.on('message', (faults: Told) => {
+      if (faults === 'ready') {
+        thread.ready = true;
+        return;
+      }
       const waiting = thread.running.shift() ?? [];
       thread.load -= waiting.length;
       // A thread that waits for work keeps nobody from ending.

@@ -18,6 +18,9 @@ export interface Orders {
   readonly keys: readonly (readonly [number, KeyObject])[];
 }
 
+/** That it has started, or why each block of an order could not be opened; null: it was. */
+export type Told = 'ready' | readonly (string | null)[];
+
 if (parentPort !== null) {
   const port = parentPort;
   const keys = new Map<number, KeyObject>();
@@ -30,6 +33,7 @@ if (parentPort !== null) {
       bytes.set(opened);
       return null;
     });
-    port.postMessage(faults);
+    port.postMessage(faults satisfies Told);
   });
+  port.postMessage('ready' satisfies Told);
 }

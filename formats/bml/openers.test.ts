@@ -1,0 +1,41 @@
+import { hash } from 'node:crypto';
+import { expect, onTestFinished, test } from 'vitest';
+import { compressNow } from './codec.ts';
+import { TAG } from './node.ts';
+import { Openers } from './openers.ts';
+
+const LENGTH = 65536;
+
+/** A block full of one byte, as its record holds it. */
+function packed(byte: number) {
+  const plain = new Uint8Array(LENGTH).fill(byte);
+  const digest = hash('sha256', plain, 'buffer').subarray(0, TAG);
+  return {
+    body: compressNow(plain, 3)!,
+    opening: { key: null, aad: new Uint8Array(), digest, codec: 1, length: LENGTH },
+  };
+}
+
+test('nobody waits for a thread that is still starting, and none is needed to find damage', async () => {
+  const openers = new Openers(2, 0);
+  onTestFinished(() => openers.end());
+  const blocks = Array.from({ length: 8 }, (_, i) => packed(i + 1));
+  const round = async (): Promise<boolean> => {
+    let turned = false;
+    setImmediate(() => {
+      turned = true;
+    });
+    const into = blocks.map(() => new Uint8Array(LENGTH));
+    const faults = await Promise.all(blocks.map(({ body, opening }, i) => openers.open(body, opening, into[i]!)));
+    expect(faults).toEqual(blocks.map(() => null));
+    for (const [i, block] of into.entries()) expect(block.every(byte => byte === i + 1)).toBe(true);
+    return turned;
+  };
+  expect(await round()).toBe(false);
+  // Once a thread has started, the work is its own: the answer comes with a turn of the event loop.
+  await expect.poll(round, { timeout: 20_000, interval: 20 }).toBe(true);
+  const { body, opening } = packed(9);
+  const wrong = { ...opening, digest: new Uint8Array(TAG) };
+  const faults = await Promise.all([0, 1, 2].map(() => openers.open(body, wrong, new Uint8Array(LENGTH))));
+  expect(faults).toEqual(Array(3).fill('the block fails its digest'));
+});
