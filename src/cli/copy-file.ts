@@ -57,7 +57,7 @@ function openPartial(file: string): { readonly fd: number; readonly length: Byte
 /** How far the partial file holds what it should: it may be from before a power loss. */
 async function soundLength(fd: number, length: Bytes, content: FileContent, signal: AbortSignal): Promise<Bytes> {
   const end = Math.min(length, content.size);
-  const [ours, theirs] = [new Uint8Array(PART), new Uint8Array(PART)];
+  const [ours, theirs] = [new Uint8Array(Math.min(PART, end)), new Uint8Array(Math.min(PART, end))];
   for (let at = 0; at < end; at += PART) {
     signal.throwIfAborted();
     const here = ours.subarray(0, Math.min(PART, end - at));
@@ -70,7 +70,7 @@ async function soundLength(fd: number, length: Bytes, content: FileContent, sign
 }
 
 async function fill(fd: number, from: Bytes, content: FileContent, name: string, spec: FileCopy): Promise<void> {
-  const part = new Uint8Array(PART);
+  const part = new Uint8Array(Math.min(PART, content.size));
   for (let at = from < content.size ? await content.seek(from, 'data') : null; at !== null && at < content.size; ) {
     spec.signal.throwIfAborted();
     const hole: Bytes = (await content.seek(at, 'hole')) ?? content.size;
