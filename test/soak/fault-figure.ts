@@ -109,7 +109,13 @@ async function makeAgain(stage: Stage, request: CloneRequest): Promise<void> {
 }
 
 /** One scenario with one call failing; answers how often it was interfered. */
-async function oneFault(stage: Stage, seed: number, call: string, effect: string, when: number): Promise<number> {
+export async function oneFault(
+  stage: Stage,
+  seed: number,
+  call: string,
+  effect: string,
+  when: number,
+): Promise<number> {
   const request = { point: 'soak@latest', name: 'fault', format: 'raw' };
   const strace = await attach(stage, call, effect, when);
   let made = true;
@@ -141,6 +147,8 @@ async function oneFault(stage: Stage, seed: number, call: string, effect: string
   } finally {
     interfered = Math.max(interfered, await strace.stop());
   }
+  const told = blocks.failures > 0 || !effect.startsWith('error') || effect === 'error=EINTR';
+  if (call === 'fdatasync' && interfered > 0 && !told) throw new Error('a sync failed and nobody was told');
   try {
     const held = await blocks.checkAll();
     // The next worker knows nothing but what is on disk.

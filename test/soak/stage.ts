@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { mountsOf } from '../../src/host/fuse/mount.ts';
 import { askControl } from '../../src/server/control.ts';
+import { releaseMountpoint } from '../../src/server/guard.ts';
 import { runPaths } from '../../src/server/paths.ts';
 import type { ControlRequest, MountStatus } from '../../src/server/protocol.ts';
 import { pause } from './figure.ts';
@@ -78,6 +79,8 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     try {
       if (mountsOf(mnt).length > 0) bootmount(['umount', mnt, '--release', '--force']);
     } finally {
+      // A mount that ended by itself leaves its directory guarded.
+      releaseMountpoint(mnt);
       fs.rmSync(folder, { recursive: true, force: true });
     }
   };
