@@ -5,18 +5,13 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Adapter, Bytes, Keyring, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { isZero } from '../../src/base/range.ts';
 import { random } from './random.ts';
 import { locate, openStack, type Stack } from './reference.ts';
 import { sampleEnds } from './samples.ts';
 import { counted, flipped, truncated } from './tampered.ts';
+import { BLOCK, CHUNK, type Content, readWhole } from './whole.ts';
 
-export interface Content {
-  readonly size: Bytes;
-  readonly sha256: string | null;
-  /** Digest over the blocks of 64 KiB that are not all zero, for disks too large to read whole. */
-  readonly nz64k: string | null;
-}
+export type { Content } from './whole.ts';
 
 /** Bytes of the file that hold structures. `checked`: a checksum covers them, so a flip may not go unnoticed. */
 export interface Structure {
@@ -42,44 +37,6 @@ export interface Subject {
 }
 
 const open = (subject: Subject, store = subject.store): Promise<Stack> => openStack({ ...subject, store });
-
-/** Disks up to this length are read whole. */
-const WHOLE = 1_073_741_824;
-const CHUNK = 1_048_576;
-const BLOCK = 65_536;
-
-function* blocksOf(content: Uint8Array): Iterable<readonly [Uint8Array, Bytes]> {
-  for (let at = 0; at < content.length; at += BLOCK) yield [content.subarray(at, at + BLOCK), at];
-}
-
-/** Reads the disk in order and gives both digests; what is not zero goes to `keep`. */
-async function readWhole(stack: Stack, keep: (block: Uint8Array, at: Bytes) => void): Promise<Content> {
-  const whole = stack.size <= WHOLE ? createHash('sha256') : null;
-  const blocks = createHash('sha256');
-  const number = new DataView(new ArrayBuffer(8));
-  const buffer = new Uint8Array(CHUNK);
-  for (let at = 0; at < stack.size; ) {
-    if (whole === null) {
-      const { zero, length } = await stack.extent(at, stack.size - at);
-      const next = Math.floor((at + length) / CHUNK) * CHUNK;
-      if (zero && next > at) {
-        at = next;
-        continue;
-      }
-    }
-    const part = buffer.subarray(0, Math.min(CHUNK, stack.size - at));
-    await stack.read(part, at);
-    whole?.update(part);
-    for (const [block, within] of blocksOf(part)) {
-      if (isZero(block)) continue;
-      number.setBigUint64(0, BigInt((at + within) / BLOCK), true);
-      blocks.update(new Uint8Array(number.buffer)).update(block);
-      keep(block, at + within);
-    }
-    at += part.length;
-  }
-  return { size: stack.size, sha256: whole?.digest('hex') ?? null, nz64k: blocks.digest('hex') };
-}
 
 /** The whole disk has the expected digest. Leaves the raw twin that the other checks compare with. */
 export async function digest(subject: Subject): Promise<void> {
