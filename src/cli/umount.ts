@@ -1,6 +1,6 @@
 import type { Argv } from 'yargs';
 import { ImageError } from '../base/errors.ts';
-import { mountsOf, unmount } from '../host/fuse/mount.ts';
+import { isDead, mountsOf, unmount } from '../host/fuse/mount.ts';
 import { askControl } from '../server/control.ts';
 import { releaseMountpoint } from '../server/guard.ts';
 import { openFilesBelow } from '../server/open-files.ts';
@@ -43,11 +43,15 @@ export const command: Verb = {
       await askControl(runPaths(at).socket, { verb: 'umount', force: args.force }, args.mountpoint);
     } catch (error) {
       if (error instanceof ImageError && error.fault === 'busy') throw busy(at, error);
-      // Nobody answers, but the kernel still has the mount: its processes are gone, and with them nothing but the mount.
-      const dead = error instanceof ImageError && error.fault === 'not-found' && mountsOf(at).length > 0;
-      if (!dead) throw error;
-      await unmount(at, { lazy: true });
-      context.note('bootmount: the mount was dead; it is detached');
+      // Nobody answers, but the kernel still has the mount.
+      const there = error instanceof ImageError && error.fault === 'not-found' && mountsOf(at).length > 0;
+      if (!there) throw error;
+      const dead = isDead(at);
+      await unmount(at, { lazy: dead || args.force });
+      const how = dead
+        ? 'was dead; it is detached'
+        : 'was asked without its control socket, which is gone; it ends by itself';
+      context.note(`bootmount: the mount ${how}`);
     }
     if (args.release) releaseMountpoint(at);
     if (context.json) context.outJson({ mount: at });
