@@ -160,8 +160,22 @@ async function gpt(disk: Disk): Promise<PartitionTable | null> {
   return null;
 }
 
+const ISO_AT = 32_769;
+
+/** An image of a CD that also starts from a USB stick has a table beside the file system on the whole of it. */
+async function isCd(disk: Disk): Promise<boolean> {
+  const mark = await sectorAt(disk, ISO_AT, 5);
+  return mark !== null && mark.toString('latin1') === 'CD001';
+}
+
 /** A disk without a table is one partition, number 0. */
 export async function partitionsOf(disk: Disk): Promise<PartitionTable> {
+  const table = await tableOf(disk);
+  if (table.scheme === 'none' || !(await isCd(disk))) return table;
+  return { ...table, partitions: [{ number: 0, at: 0, length: disk.size, name: '' }, ...table.partitions] };
+}
+
+async function tableOf(disk: Disk): Promise<PartitionTable> {
   const whole: Partition = { number: 0, at: 0, length: disk.size, name: '' };
   const none: PartitionTable = { scheme: 'none', partitions: [whole], warnings: [] };
   const sector = await sectorAt(disk, 0, 512);

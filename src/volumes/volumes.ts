@@ -7,6 +7,7 @@ import { type Encrypted, encryptedIn } from './encrypted.ts';
 import { ext } from './ext/index.ts';
 import { exfat } from './fat/exfat.ts';
 import { fat } from './fat/fat.ts';
+import { iso } from './iso/index.ts';
 import { logicalVolumes } from './lvm/logical.ts';
 import { type PhysicalVolume, physicalVolume } from './lvm/physical.ts';
 import { arraysOf } from './md/arrays.ts';
@@ -18,7 +19,7 @@ import { type MetadataCache, type VolumeSource, volumeSource } from './source.ts
 import type { Place, Stretch } from './stretch.ts';
 import { xfs } from './xfs/index.ts';
 
-const readers: readonly VolumeReader[] = [ntfs, exfat, ext, xfs, btrfs, fat];
+const readers: readonly VolumeReader[] = [ntfs, exfat, ext, xfs, btrfs, fat, iso];
 /** Arrays in volumes in arrays: more than anybody makes. */
 const MOST_ROUNDS = 8;
 
