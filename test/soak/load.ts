@@ -25,11 +25,13 @@ export interface Load {
 
 export const onFile = (file: string): readonly string[] => [`--filename=${file}`, '--direct=1', '--ioengine=libaio'];
 
-/** Random reads and writes of 4–64 KiB at depth 16. `target`: flags that name the file, or the engine and address. */
+/**
+ * Random reads and writes of 4–64 KiB at depth 16. `target`: flags that name the file, or the engine and address, and
+ * may put others in place of these.
+ */
 export function startLoad(folder: string, target: readonly string[], stop: readonly string[], seed = 1): Load {
   const args = [
     '--name=soak',
-    ...target,
     '--rw=randrw',
     '--bsrange=4k-64k',
     '--blockalign=4k',
@@ -41,6 +43,7 @@ export function startLoad(folder: string, target: readonly string[], stop: reado
     '--verify_backlog=1024',
     '--norandommap=0',
     '--output-format=json',
+    ...target,
     ...stop,
   ];
   const child = spawn('fio', args, { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });
