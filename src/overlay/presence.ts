@@ -121,8 +121,11 @@ export class Presence {
 
   /** Pages of a flush that failed: they are still to be made durable. */
   giveBack(pages: readonly number[]): void {
-    this.#dirty = [...new Set([...pages, ...this.#dirty])];
-    for (const page of pages) this.#isDirty[page >>> 3]! |= 1 << (page & 7);
+    const since = this.#dirty;
+    this.#dirty = [];
+    // Some of them became dirty again, and some were never looked at: each once.
+    for (const list of [pages, since]) for (const page of list) this.#isDirty[page >>> 3]! &= ~(1 << (page & 7));
+    for (const list of [pages, since]) for (const page of list) this.#markDirty(page);
   }
 
   /** A copy of some pages as they are now. What changes later is not in it, and counts as dirty again. */
