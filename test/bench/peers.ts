@@ -43,7 +43,7 @@ export const tool = (program: string, ...args: string[]): string =>
   execFileSync(program, args, { encoding: 'utf8', maxBuffer: 2 ** 26, stdio: ['ignore', 'pipe', 'pipe'] });
 
 async function until(what: string, ready: () => boolean): Promise<void> {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 800; tries++) {
     if (ready()) return;
     await new Promise(resolve => setTimeout(resolve, 25));
   }
@@ -180,8 +180,8 @@ export const vhdimount: Peer = {
     !has('vhdimount') ? 'not installed' : image?.format !== 'vpc' ? 'reads VHD only' : writable ? 'reads only' : null,
   async serve({ image }, mnt) {
     tool('vhdimount', image!.file, mnt);
-    await until('vhdimount', () => served(`${mnt}/vhd1`));
-    return { file: `${mnt}/vhd1`, stop: async () => void tool('umount', mnt) };
+    await until('vhdimount', () => served(`${mnt}/vhdi1`));
+    return { file: `${mnt}/vhdi1`, stop: async () => void tool('umount', mnt) };
   },
 };
 

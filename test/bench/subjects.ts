@@ -42,7 +42,7 @@ function vhdSubject(folder: string, disk: string): Subject {
   const repo = fs.mkdtempSync(path.join(folder, 'vhd-'));
   const file = path.join(repo, 'disk.vhd');
   tool('qemu-img', 'convert', '-f', 'raw', '-O', 'vpc', '-o', 'force_size=on', disk, file);
-  return { ...reading, name: 'A dynamic VHD', repo, point: 'disk@disk', image: { file, format: 'vpc' } };
+  return { ...reading, name: 'A dynamic VHD', repo, point: 'disk@latest', image: { file, format: 'vpc' } };
 }
 
 function qcow2Subject(folder: string, disk: string, depth: number, size: number, jobs: readonly Job[]): Subject {
