@@ -152,7 +152,8 @@ const COLD_READS = 64;
 
 /**
  * A local file or block device. Reads are done at once while the page cache answers; when one had to wait for the
- * device, the next ones go through the thread pool, so that a cold disk does not hold up the caller's other work.
+ * device, the next ones go through the thread pool, so that a cold disk does not hold up the caller's other work: all of
+ * them, or with `koffi` those that the page cache cannot answer.
  */
 export class LocalFile implements ByteFile {
   readonly name: string;
@@ -182,7 +183,12 @@ export class LocalFile implements ByteFile {
   read(into: Uint8Array, at: Bytes): Done {
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
     if (this.#cold > 0) {
-      this.#cold--;
+      // Slow may also have been the processor: what is in memory is still read at once, where that can be told.
+      if (native()?.readNow(this.fd, into, at) === into.length) {
+        this.#cold--;
+        return;
+      }
+      this.#cold = native() === null ? this.#cold - 1 : COLD_READS;
       return readFull(this.fd, into, at, this.name);
     }
     const before = performance.now();

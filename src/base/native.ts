@@ -1,11 +1,13 @@
 /**
- * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, and taking a descriptor
- * from another program. Without it sparse files are read whole, space is given back later, and ordinary users cannot mount.
+ * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, taking a descriptor from
+ * another program, reading only what is in memory. Without it sparse files are read whole, space is given back later,
+ * ordinary users cannot mount, and a mount whose machine is busy takes its disks for slow.
  */
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Bytes } from './contracts.ts';
 
+const RWF_NOWAIT = 8;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const ENXIO = 6;
@@ -21,6 +23,8 @@ export interface Native {
    * has ended when `send` returns. The descriptor; null: `send` says false, or none came.
    */
   passDescriptor(send: (socket: number) => boolean): number | null;
+  /** Fills `into` if that takes no waiting for a device, or a part of it; the number of bytes, -1: none. */
+  readNow(fd: number, into: Uint8Array, at: Bytes): number;
 }
 
 /** The part of the package's interface that is used. */
@@ -85,6 +89,8 @@ function open(): Native | null {
     const libc = koffi.load('libc.so.6');
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
+    const passDescriptor = descriptors(koffi, libc);
+    const preadv2 = libc.func('int64_t preadv2(int, iovec *, int, int64_t, int)');
     return {
       seek(fd, at, want) {
         const found = lseek(fd, at, want === 'data' ? SEEK_DATA : SEEK_HOLE);
@@ -92,7 +98,8 @@ function open(): Native | null {
         return koffi.errno() === ENXIO ? null : 'unknown';
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
-      passDescriptor: descriptors(koffi, libc),
+      passDescriptor,
+      readNow: (fd, into, at) => preadv2(fd, [{ base: into, length: into.length }], 1, at, RWF_NOWAIT),
     };
   } catch {
     return null;
