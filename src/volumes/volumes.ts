@@ -44,7 +44,7 @@ export interface FoundVolume {
 export interface LockedVolume {
   /** `p3-luks2` */
   readonly name: string;
-  /** `luks1`, `luks2` */
+  /** `luks1`, `luks2`, `bitlocker` */
   readonly type: string;
   /** No key, or none that fits. */
   readonly reason: string;
