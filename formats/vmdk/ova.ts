@@ -12,13 +12,14 @@ import type {
   Store,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { isTarHeader } from '../../src/base/tar.ts';
 import { type OpenedDisk, openDisk } from './disk.ts';
 import { zeroLayer } from './layer.ts';
 import { verifyManifest } from './manifest.ts';
 import type { Opener } from './names.ts';
 import { type Ovf, type OvfDisk, parseOvf } from './ovf.ts';
 import { SECTOR } from './structs.ts';
-import { isTarHeader, type Member, tarMembers } from './tar.ts';
+import { type Member, tarMembers } from './tar.ts';
 
 const LONGEST_OVF: Bytes = 16_777_216;
 

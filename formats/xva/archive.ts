@@ -5,8 +5,8 @@
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
+import { type Extra, extraOf, type Header, parseHeader, SECTOR } from '../../src/base/tar.ts';
 import { BlockRuns, type Sum } from './runs.ts';
-import { type Extra, extraOf, type Header, parseHeader, SECTOR } from './tar.ts';
 
 export const BLOCK: Bytes = 1_048_576;
 /** Length of a checksum as text, which fits into one sector. */
@@ -82,7 +82,7 @@ export async function memberAt(
       throw corrupt(`the archive was cut off inside ${JSON.stringify(name)}`, source.name, source.size);
     }
     if (header.type !== 'x' && header.type !== 'L' && header.type !== 'g') {
-      return { header: { name, size, type: header.type }, dataAt, end };
+      return { header: { ...header, name, size }, dataAt, end };
     }
     if (size > LONGEST_EXTRA) throw corrupt(`an extra header of ${size} bytes`, source.name, at);
     if (header.type !== 'g') extra = { ...extra, ...extraOf(header.type, await readUpTo(source, dataAt, size)) };

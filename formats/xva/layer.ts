@@ -1,9 +1,9 @@
 /** One disk of an archive. A block with a checksum is read whole and checked once; from then on it is read as it lies. */
 import type { Bytes, Layer, LayerId, Location } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { SECTOR } from '../../src/base/tar.ts';
 import { type Archive, BLOCK, SUM_LENGTH } from './archive.ts';
 import type { Block } from './runs.ts';
-import { SECTOR } from './tar.ts';
 import { xxhash64 } from './xxhash64.ts';
 
 /** Blocks that one answer looks at. */

@@ -15,10 +15,10 @@ import type {
 import { ImageError } from '../../src/base/errors.ts';
 import { PACKINGS, type Packing, packedHead, packingOf, unpackedSource } from '../../src/base/packing/packing.ts';
 import { roundUp } from '../../src/base/range.ts';
+import { isTarHeader, parseHeader, SECTOR } from '../../src/base/tar.ts';
 import { type Archive, BLOCK, memberAt, openArchive } from './archive.ts';
 import { archiveLayer } from './layer.ts';
 import { compactTime, type Machine, type MachineDisk, parseMachine } from './machine.ts';
-import { isTarHeader, parseHeader, SECTOR } from './tar.ts';
 import { verifyArchive } from './verify.ts';
 
 const DESCRIPTION = 'ova.xml';

@@ -1,13 +1,14 @@
 /** Headers of tar members: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU long names and sizes. */
-import type { Bytes } from '../../src/base/contracts.ts';
-import { ImageError } from '../../src/base/errors.ts';
-import { bytes, struct, u8 } from '../../src/base/struct.ts';
+import type { Bytes } from './contracts.ts';
+import { ImageError } from './errors.ts';
+import { bytes, struct, u8 } from './struct.ts';
 
 export const SECTOR: Bytes = 512;
 
 const TarHeader = struct('tar header', SECTOR, {
   name: [0, bytes(100)],
   size: [124, bytes(12)],
+  mtime: [136, bytes(12)],
   chksum: [148, bytes(8)],
   typeflag: [156, u8],
   magic: [257, bytes(6)],
@@ -17,6 +18,8 @@ const TarHeader = struct('tar header', SECTOR, {
 export interface Header {
   readonly name: string;
   readonly size: Bytes;
+  /** Seconds since 1970; 0 when the header does not say. */
+  readonly modified: number;
   /** '0' file, 'L' and 'x' say something about the next member. */
   readonly type: string;
 }
@@ -52,9 +55,11 @@ export function parseHeader(block: Uint8Array, at: Bytes, file: string): Header 
     throw new ImageError('corrupt', 'a member has no size', { file, at: at + 124, field: 'size' });
   }
   const prefix = text(fields.magic).startsWith('ustar') && fields.magic[5] === 0 ? text(fields.prefix) : '';
+  const modified = number(fields.mtime);
   return {
     name: prefix === '' ? text(fields.name) : `${prefix}/${text(fields.name)}`,
     size,
+    modified: Number.isSafeInteger(modified) ? modified : 0,
     type: fields.typeflag === 0 ? '0' : String.fromCharCode(fields.typeflag),
   };
 }
