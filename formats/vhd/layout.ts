@@ -31,7 +31,7 @@ const HOST_WINDOWS = 0x5769_326b;
 /** Rounded up to whole sectors; 'too-big' beyond the format's limit. */
 export function checkedSize(size: Bytes): Bytes {
   if (size > MAX_SIZE) {
-    throw new ImageError('too-big', `a VHD holds at most 2040 GiB, the disk has ${size} bytes: use raw or qcow2`);
+    throw new ImageError('too-big', `a VHD holds at most 2040 GiB, the disk has ${size} bytes: use vhdx, qcow2 or raw`);
   }
   return roundUp(size, SECTOR);
 }
