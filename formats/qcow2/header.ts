@@ -44,6 +44,7 @@ export const HeaderV3 = struct('QCOW2 header', 112, {
 });
 
 export const INCOMPATIBLE = { dirty: 1n, corrupt: 2n, dataFile: 4n, compressionType: 8n, extendedL2: 16n } as const;
+const AUTOCLEAR_BITMAPS = 1n;
 export const AUTOCLEAR_RAW_DATA = 2n;
 const KNOWN = 31n;
 
@@ -85,6 +86,8 @@ export interface Qcow2Header {
   /** Where the header of LUKS lies; length 0: nowhere. */
   readonly luksAt: Bytes;
   readonly luksLength: Bytes;
+  /** Data of the bitmaps extension; null: none, or a program that does not know bitmaps has changed the image since. */
+  readonly bitmaps: Uint8Array | null;
   readonly dirty: boolean;
   readonly corrupt: boolean;
   readonly extendedL2: boolean;
@@ -119,6 +122,7 @@ interface Extensions {
   dataName: string | null;
   luksAt: Bytes;
   luksLength: Bytes;
+  bitmaps: Uint8Array | null;
   readonly incompatibleNames: Map<number, string>;
 }
 
@@ -138,6 +142,7 @@ function parseExtensions(head: Uint8Array, start: number, end: number, file: str
     dataName: null,
     luksAt: 0,
     luksLength: 0,
+    bitmaps: null,
     incompatibleNames: new Map(),
   };
   const view = viewOf(head);
@@ -152,6 +157,7 @@ function parseExtensions(head: Uint8Array, start: number, end: number, file: str
     const data = head.subarray(at + 8, at + 8 + length);
     if (type === EXTENSION.backingFormat) out.backingFormat = text(data, 'backing file format', file, at);
     else if (type === EXTENSION.dataFile) out.dataName = text(data, 'name of the data file', file, at);
+    else if (type === EXTENSION.bitmaps) out.bitmaps = data;
     else if (type === EXTENSION.luks) {
       const pointer = LuksPointer.parse(data, 0, file);
       out.luksAt = pointer.at;
@@ -293,6 +299,7 @@ export function parseHeader(head: Uint8Array, fileSize: Bytes, file: string): Qc
     encryption: raw.encryption === 0 ? 'none' : raw.encryption === LUKS ? 'LUKS' : 'AES',
     luksAt: extensions.luksAt,
     luksLength: extensions.luksLength,
+    bitmaps: (raw.autoclear & AUTOCLEAR_BITMAPS) === 0n ? null : extensions.bitmaps,
     dirty: (raw.incompatible & INCOMPATIBLE.dirty) !== 0n,
     corrupt: (raw.incompatible & INCOMPATIBLE.corrupt) !== 0n,
     extendedL2,

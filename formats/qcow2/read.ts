@@ -16,6 +16,7 @@ import type {
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import type { SectorCipher } from '../../src/base/sector-cipher.ts';
+import { listBitmaps } from './bitmaps.ts';
 import { decipheredLayer, unlock } from './encrypted.ts';
 import { isQcow2, parseHeader, type Qcow2Header, tablesFor } from './header.ts';
 import { snapshotIdentity, surveyDisk } from './identity.ts';
@@ -201,6 +202,17 @@ async function readPoints(
   return { points, mappings, data: data.value };
 }
 
+/** What a damaged directory of bitmaps says about itself is a warning: the disk does not need it. */
+async function notesOf(source: ByteSource, header: Qcow2Header, warnings: string[]): Promise<readonly string[]> {
+  try {
+    return await listBitmaps(source, header);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    warnings.push(`${source.name}: ${error.message}`);
+    return [];
+  }
+}
+
 async function openImage(name: string, store: Store, keys: Keyring): Promise<Image> {
   const source = await store.open(name);
   try {
@@ -208,12 +220,14 @@ async function openImage(name: string, store: Store, keys: Keyring): Promise<Ima
     const header = parseHeader(head, source.size, name);
     const warnings: string[] = [];
     const { points, mappings, data } = await readPoints(source, header, head, store, keys, warnings);
+    const notes = await notesOf(source, header, warnings);
     return {
       adapter: 'qcow2',
       name,
       encrypted: header.encryption !== 'none',
       points,
       warnings,
+      notes,
       verify: run =>
         verifyImage({ source, data: data ?? source, header, mappings, problem: points.at(-1)!.problem }, run),
       async [Symbol.asyncDispose]() {

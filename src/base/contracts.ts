@@ -10,6 +10,8 @@
  */
 import type { ImageError } from './errors.ts';
 
+export type * from './nodes.ts';
+
 /** A byte offset or length. Safe integers only: 2^53 bytes is 8 PiB. */
 export type Bytes = number;
 export type Done = void | Promise<void>;
@@ -199,6 +201,8 @@ export interface Image extends AsyncDisposable {
   readonly points: readonly ImagePoint[];
   /** Oddities that do not stop reading, one line each. */
   readonly warnings: readonly string[];
+  /** What else the file holds (bitmaps, other snapshots), one line each. */
+  readonly notes?: readonly string[];
   /** Checks the file by itself, without following the chain. Absent: the format carries nothing to check. */
   verify?(run: VerifyRun): Promise<Verified>;
 }
@@ -327,80 +331,4 @@ export interface DiskFormat {
   readonly title: string;
   /** Pure: the same disk gives the same bytes on every mount. Refuses a size beyond the format's limit with 'too-big', naming an alternative. */
   layout(disk: Extents & { readonly id: string }, spec: LayoutSpec): readonly VirtualFile[];
-}
-
-// ── tree and host: what is mounted, and by whom it is served ────────────────────────
-
-export type Node = DirNode | FileNode | LinkNode;
-
-/** What a node out of a backup has beside the rest; a node without it belongs to whoever mounts. */
-export interface Recorded {
-  readonly uid: number;
-  readonly gid: number;
-  /** Names that the file has. */
-  readonly links: number;
-}
-
-export interface DirNode {
-  readonly kind: 'dir';
-  /** It is the same for as long as the mount lives, and so are its names. */
-  readonly recorded?: Recorded;
-  readonly mtime: Date;
-  /** Permission bits, 0o555 for most; of a node out of a backup 0o7777. */
-  readonly mode: number;
-  list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] }[]>;
-  child(name: string): Promise<Node | null>;
-}
-
-export interface FileNode {
-  readonly kind: 'file';
-  /** It is the same for as long as the mount lives. */
-  readonly recorded?: Recorded;
-  readonly mtime: Date;
-  readonly mode: number;
-  /** Now; a writable view can grow. */
-  size(): Bytes;
-  /** Bytes that are not holes, for st_blocks; may be a close estimate while metadata is not loaded. */
-  allocated(): Bytes | Promise<Bytes>;
-  readonly writable: boolean;
-  open(): Promise<OpenFile>;
-}
-
-export interface LinkNode {
-  readonly kind: 'link';
-  readonly recorded?: Recorded;
-  readonly mtime: Date;
-  readonly target: string;
-}
-
-export interface OpenFile extends AsyncDisposable {
-  size(): Bytes;
-  /** Fills `into`; the host has clipped the range to the size. */
-  read(into: Uint8Array, at: Bytes): Done;
-  /** Present on writable files. May grow the file, or refuse that with 'no-space' or 'too-big'. */
-  write?(from: Uint8Array, at: Bytes): Done;
-  /** Punch hole and zero range: zeros afterwards. */
-  zero?(at: Bytes, length: Bytes): Done;
-  /** Larger only: growth, where the format allows it. */
-  resize?(size: Bytes): Done;
-  flush?(): Promise<void>;
-  /** First data (or hole) at or after `at`; null: none until the end. The end counts as a hole. */
-  seek(at: Bytes, want: 'data' | 'hole'): Bytes | null | Promise<Bytes | null>;
-}
-
-export interface Mounted extends AsyncDisposable {
-  /** Resolves when the kernel has let go of the mount, however that came about. */
-  readonly ended: Promise<void>;
-}
-
-export interface MountOptions {
-  readonly fsname: string;
-  readonly allowOther: boolean;
-  readonly extra: readonly string[];
-}
-
-export interface Host {
-  readonly name: 'fuse' | 'fuse-native';
-  /** Serves `root` at the empty directory `at`. Resolves when the tree can be read. */
-  mount(root: DirNode, at: string, options: MountOptions): Promise<Mounted>;
 }

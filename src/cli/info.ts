@@ -19,6 +19,9 @@ interface Row {
   readonly parent?: string;
   readonly encrypted?: boolean;
   readonly disks: readonly { readonly name: string; readonly size: number; readonly stored: number }[];
+  /** What else the file holds. */
+  readonly notes?: readonly string[];
+  readonly warnings?: readonly string[];
   readonly reason?: string;
 }
 
@@ -26,7 +29,10 @@ const parentName = (parent: ParentRef): string => (parent.by === 'name' ? parent
 
 function describe(file: string, image: Image): Row {
   const newest = image.points.findLast(point => point.type !== 'snapshot') ?? image.points.at(-1);
-  const row = { path: file, adapter: image.adapter, encrypted: image.encrypted };
+  const snapshots = image.points.filter(point => point.type === 'snapshot' && point !== newest).length;
+  const notes = [...(snapshots > 0 ? [`${snapshots} ${snapshots === 1 ? 'snapshot' : 'snapshots'} inside`] : [])];
+  notes.push(...(image.notes ?? []));
+  const row = { path: file, adapter: image.adapter, encrypted: image.encrypted, notes, warnings: image.warnings };
   if (newest === undefined) return { ...row, role: null, disks: [], reason: 'holds no restore point' };
   return {
     ...row,
@@ -67,16 +73,30 @@ async function look(file: string, adapters: readonly Adapter[], keys: Keyring, c
   return describe(file, image);
 }
 
-function rowText(row: Row): readonly string[] {
-  const state = row.reason ?? (row.encrypted === true ? 'encrypted' : '');
-  const disks = row.disks.map(disk => `${disk.name} ${formatSize(disk.size)}`).join(', ');
-  return [row.path, row.adapter ?? 'unknown', row.role ?? '-', row.parent ?? '-', disks || '-', state];
+const COLUMNS = ['FILE', 'FORMAT', 'ROLE', 'DISKS', 'STORED', 'PARENT', 'NOTES'].map(title => ({ title }));
+
+function rowText(row: Row, adapters: readonly Adapter[]): readonly string[] {
+  const title = adapters.find(({ name }) => name === row.adapter)?.title;
+  const format = row.adapter === null ? 'unknown' : title === undefined ? row.adapter : `${row.adapter} (${title})`;
+  const disks = row.disks.map(({ name, size }) => `${name} ${formatSize(size)}`).join(', ');
+  const stored = row.disks.reduce((sum, disk) => sum + disk.stored, 0);
+  const state = row.reason ?? (row.encrypted === true ? 'encrypted' : null);
+  const notes = [...(state === null ? [] : [state]), ...(row.notes ?? [])].join('; ');
+  return [
+    row.path,
+    format,
+    row.role ?? '-',
+    disks || '-',
+    disks === '' ? '-' : formatSize(stored),
+    row.parent ?? '-',
+    notes,
+  ];
 }
 
 export const command: Verb = {
   name: 'info',
   positionals: '<path..>',
-  summary: 'Say what files are, by their content: format, role in the chain, parent, disks',
+  summary: 'Say what files are, by their content: format, role in the chain, disks, parent, what else is inside',
   example: 'bootmount info disk.qcow2 web01/*.bml',
   build: yargs => keyOptions(yargs.positional('path', { type: 'string', array: true, describe: 'files to look at' })),
   async run(args: InfoArgs, context) {
@@ -96,9 +116,15 @@ export const command: Verb = {
     }
     if (context.json) context.outJson(rows);
     else {
-      const columns = ['FILE', 'FORMAT', 'ROLE', 'PARENT', 'DISKS', ''].map(title => ({ title }));
-      context.out(table(columns, rows.map(rowText)));
+      context.out(
+        table(
+          COLUMNS,
+          rows.map(row => rowText(row, adapters)),
+        ),
+      );
     }
+    for (const { warnings = [] } of rows)
+      for (const warning of warnings) context.note(`bootmount: warning: ${display(warning)}`);
     for (const { path: file, adapter, reason } of rows)
       if (adapter === null) context.note(`bootmount: info: ${display(reason ?? '')} (${display(file)})`);
     if (rows.some(row => row.adapter === null) || firstError !== null) context.exitCode(3);
