@@ -129,6 +129,9 @@ test('a disk beyond 2040 GiB is refused before anything is written', async () =>
   const store = memoryStore();
   await using file = await store.create('big.vhd');
   const writing = writeVhd(sparseDisk(MAX_SIZE + 512, 1, []), file);
-  await expect(writing).rejects.toMatchObject({ fault: 'too-big', message: expect.stringContaining('vhdx, qcow2 or raw') });
+  await expect(writing).rejects.toMatchObject({
+    fault: 'too-big',
+    message: expect.stringContaining('vhdx, qcow2 or raw'),
+  });
   expect(store.bytes('big.vhd').length).toBe(0);
 });
