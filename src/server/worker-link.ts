@@ -10,6 +10,9 @@ const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
 /** The worker's pool holds reads of the FUSE device, disk reads, decoding and key derivation at once. */
 const POOL_THREADS = '16';
 
+/** What serving makes garbage of is small; by default V8 lets more than 100 MiB of it lie when a large folder is listed. */
+const YOUNG_MIB = 4;
+
 /** While an order is not carried out the worker is woken so often, in ms. */
 const POKE_MS = 5;
 
@@ -31,7 +34,7 @@ export class WorkerLink {
 
   constructor(fuseFd: number, mountpoint: string) {
     this.#mountpoint = mountpoint;
-    this.#child = spawn(process.execPath, ['--disable-sigusr1', WORKER], {
+    this.#child = spawn(process.execPath, ['--disable-sigusr1', `--max-semi-space-size=${YOUNG_MIB}`, WORKER], {
       stdio: ['ignore', 'inherit', 'inherit', fuseFd, 'ipc'],
       env: {
         ...process.env,

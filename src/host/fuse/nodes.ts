@@ -4,16 +4,35 @@ import type { DirNode, FileNode, Node, OpenFile } from '../../base/contracts.ts'
 import { type Connection, createJournal, type Journal, type Line, noJournal, readJournal } from './journal.ts';
 import { ROOT_ID } from './protocol.ts';
 
-export interface Entry {
+/** What the kernel knows by an id. */
+export class Entry {
   readonly id: number;
   readonly path: string;
-  /** null after a take-over, until the path is walked again. */
-  node: Node | null;
   /** How many answers with this id the kernel has not forgotten. Not known after a take-over: then it stays for good. */
   lookups: number;
   /** State of a read-only file when it was last opened: pages that the kernel kept are good while it is the same. */
-  cached: string | null;
+  cached: string | null = null;
+  #node: Node | WeakRef<Node> | null;
+
+  constructor(id: number, path: string, node: Node | null, lookups: number) {
+    this.id = id;
+    this.path = path;
+    this.lookups = lookups;
+    this.#node = node === null ? null : kept(node);
+  }
+
+  /** null after a take-over, or when the memory was needed, until the path is walked again. */
+  get node(): Node | null {
+    return this.#node instanceof WeakRef ? (this.#node.deref() ?? null) : this.#node;
+  }
+
+  set node(node: Node) {
+    this.#node = kept(node);
+  }
 }
+
+/** The kernel remembers every file that was ever listed: what can be found again is not kept for that alone. */
+const kept = (node: Node): Node | WeakRef<Node> => (node.recorded === undefined ? node : new WeakRef(node));
 
 export interface Handle {
   readonly fh: number;
@@ -55,7 +74,7 @@ export class Table {
 
   private constructor(root: DirNode, journal: Journal) {
     this.#journal = journal;
-    this.#keep({ id: ROOT_ID, path: '', node: root, lookups: Number.POSITIVE_INFINITY, cached: null });
+    this.#keep(new Entry(ROOT_ID, '', root, Number.POSITIVE_INFINITY));
   }
 
   static fresh(root: DirNode, nodesFile: string | undefined): Table {
@@ -79,7 +98,7 @@ export class Table {
         this.#connection = line[1];
         break;
       case 'n':
-        this.#keep({ id: line[1], path: line[2], node: null, lookups: Number.POSITIVE_INFINITY, cached: null });
+        this.#keep(new Entry(line[1], line[2], null, Number.POSITIVE_INFINITY));
         this.#nextId = Math.max(this.#nextId, line[1] + 1);
         break;
       case 'o': {
@@ -130,7 +149,7 @@ export class Table {
       known.lookups++;
       return known;
     }
-    const entry: Entry = { id: this.#nextId++, path, node, lookups: 1, cached: null };
+    const entry = new Entry(this.#nextId++, path, node, 1);
     this.#keep(entry);
     this.#journal.note(['n', entry.id, path]);
     return entry;
