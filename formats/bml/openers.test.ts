@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { hash } from 'node:crypto';
 import { expect, onTestFinished, test } from 'vitest';
 import { compressNow } from './codec.ts';
@@ -38,4 +39,22 @@ test('nobody waits for a thread that is still starting, and none is needed to fi
   const wrong = { ...opening, digest: new Uint8Array(TAG) };
   const faults = await Promise.all([0, 1, 2].map(() => openers.open(body, wrong, new Uint8Array(LENGTH))));
   expect(faults).toEqual(Array(3).fill('the block fails its digest'));
+});
+
+test('a thread that was started and has nothing to do keeps no program from ending', () => {
+  const program = `
+    const { Openers } = await import(${JSON.stringify(new URL('./openers.ts', import.meta.url).href)});
+    const { compressNow } = await import(${JSON.stringify(new URL('./codec.ts', import.meta.url).href)});
+    const length = 65536;
+    const opening = { key: null, aad: new Uint8Array(), digest: new Uint8Array(16), codec: 1, length };
+    const body = compressNow(new Uint8Array(length), 3);
+    const openers = new Openers(2, 0);
+    await Promise.all([0, 1, 2].map(() => openers.open(body, opening, new Uint8Array(length))));
+    console.log('done');`;
+  const ran = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    encoding: 'utf8',
+    timeout: 20_000,
+  });
+  expect(ran.stdout, ran.stderr).toBe('done\n');
+  expect(ran.status).toBe(0);
 });

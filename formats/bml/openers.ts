@@ -179,7 +179,6 @@ export class Openers {
 
   #start(): Thread {
     const worker = new Worker(new URL('./opening-worker.ts', import.meta.url));
-    worker.unref();
     const thread: Thread = { worker, ready: false, keys: new Set(), running: [], load: 0 };
     const fail = (error: unknown): void => {
       const at = this.#threads.indexOf(thread);
@@ -201,6 +200,8 @@ export class Openers {
       fail(new ImageError('io', `a thread that opens blocks failed: ${(cause as Error).message}`, {}, { cause }));
     });
     worker.on('exit', code => fail(new ImageError('io', `a thread that opens blocks ended with code ${code}`)));
+    // Only now: a listener for messages keeps the program running again.
+    worker.unref();
     this.#threads.push(thread);
     return thread;
   }
