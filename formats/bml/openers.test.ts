@@ -1,5 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { hash } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { compressNow } from './codec.ts';
 import { TAG } from './node.ts';
@@ -51,10 +54,11 @@ test('a thread that was started and has nothing to do keeps no program from endi
     const openers = new Openers(2, 0);
     await Promise.all([0, 1, 2].map(() => openers.open(body, opening, new Uint8Array(length))));
     console.log('done');`;
-  const ran = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
-    encoding: 'utf8',
-    timeout: 20_000,
-  });
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-openers-'));
+  onTestFinished(() => fs.rmSync(folder, { recursive: true }));
+  const file = path.join(folder, 'program.mjs');
+  fs.writeFileSync(file, program);
+  const ran = spawnSync(process.execPath, [file], { encoding: 'utf8', timeout: 10_000, killSignal: 'SIGKILL' });
   expect(ran.stdout, ran.stderr).toBe('done\n');
   expect(ran.status).toBe(0);
 });
