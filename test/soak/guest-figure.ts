@@ -53,24 +53,25 @@ async function runGuest(run: Run): Promise<void> {
     });
   }
   const ended = new Promise<void>(resolve => child.once('close', () => resolve()));
-  /** Until every program has done `more` rounds since now. */
-  const progress = async (more: number, patience: number): Promise<void> => {
+  /** Until so many of the programs have done `more` rounds since now. */
+  const progress = async (more: number, programs: number, patience: number): Promise<void> => {
     const from = reportOf(serial).rounds;
     const until = performance.now() + patience;
-    while (!reportOf(serial).rounds.every((n, i) => n >= from[i]! + more)) {
+    while (reportOf(serial).rounds.filter((n, i) => n >= from[i]! + more).length < programs) {
       if (child.exitCode !== null || performance.now() > until)
         throw new Error(`the guest stands still: ${serial.slice(-300)}`);
       await pause(100);
     }
   };
   try {
-    await progress(10, BOOT_MS);
+    await progress(2, PROGRAMS, BOOT_MS);
     for (let done = 0; done < kills; done++) {
       process.kill((await serving(stage)).worker.pid, 'SIGKILL');
-      await serving(stage);
-      await pause(300 + 40 * (done % 10));
+      // It goes on, and is hit in another place the next time.
+      await progress(1, 2, ROUNDS_MS);
+      await pause(40 * (done % 10));
     }
-    await progress(20, ROUNDS_MS);
+    await progress(5, PROGRAMS, ROUNDS_MS);
     const { rounds, wrong } = reportOf(serial);
     const { restarts } = (await serving(stage)).worker;
     const good = wrong.length === 0 && restarts >= kills;
