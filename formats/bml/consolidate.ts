@@ -139,7 +139,8 @@ async function build(file: ByteFile, range: Range, objects: Objects, step: Step)
   const roots = await walkTrees(walk, commit, inside.file);
   const table = await bytesAt(inside.file, commit.tableAt, RECORD_HEADER + commit.tableStored);
   const tableAt = await out.append(table, ALIGN);
-  const held = lines.filter(line => layers.has(line.id)).map(line => line.layer);
+  // A layer has a line for each run of its writer.
+  const held = [...new Map(lines.filter(line => layers.has(line.id)).map(line => [line.id, line.layer])).values()];
   const heldAt = await out.append(buildHeld(held), ALIGN);
   const pages = indexPages(places.entries());
   const indexAt = await out.append(new Uint8Array(0), PAGE);
@@ -290,5 +291,6 @@ export async function heldTimes(store: WritableStore, name: string): Promise<rea
   const [source] = await openSources(store, [name], opened);
   const { inside, commit } = source!;
   const lines = await readTable(inside.file, commit);
-  return lines.filter(line => inside.file.layers.has(line.id)).map(line => new Date(line.time));
+  const times = new Map(lines.filter(line => inside.file.layers.has(line.id)).map(line => [line.id, line.time]));
+  return [...times.values()].map(time => new Date(time));
 }

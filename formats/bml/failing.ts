@@ -43,6 +43,10 @@ export function failing(inner: WritableStore, stop: number, dead: boolean): Fail
       if (step('create')) fail();
       return wrap(await inner.create(name));
     },
+    async reopen(name) {
+      if (step('reopen')) fail();
+      return wrap(await inner.reopen(name));
+    },
     async rename(from, to) {
       if (step('rename')) fail();
       await inner.rename(from, to);

@@ -25,7 +25,9 @@ import {
 } from './structs.ts';
 import { buildSlot, buildSuperblock, buildTrailer, MAX_BLOCK_LOG2, MIN_BLOCK_LOG2 } from './superblock.ts';
 import { buildTable, type Line, tableHash } from './table.ts';
+import { type Found, takeUp } from './take-up.ts';
 import type { Tree } from './tree.ts';
+import type { Kept } from './unfinished.ts';
 
 const MAX_DISKS = 1024;
 const WRITER = 'bootmount';
@@ -79,10 +81,18 @@ function parentOf(name: string, spec: LayerSpec): Parent | null {
   return { inside, point, objects: point.objects! };
 }
 
+/** What the new layer is made on. */
+interface Origin {
+  readonly parent: Parent | null;
+  readonly found: Found | null;
+}
+
 /** The key area of the new file and the keys that it opens. */
-async function keysFor(name: string, spec: LayerSpec, setId: Uint8Array, parent: Parent | null, options: WriteOptions) {
+async function keysFor(name: string, spec: LayerSpec, setId: Uint8Array, from: Origin, options: WriteOptions) {
+  const { parent, found } = from;
   if (parent === null) {
     if (spec.secret === null) return { keyArea: null, keys: null };
+    if (found !== null) return { keyArea: found.keyArea, keys: setKeys(found.master!, setId) };
     const master = randomBytes(32);
     const keyArea = await buildKeyArea(options.derivations ?? usualDerivations(), spec.secret, master, setId);
     const key = createSecretKey(master);
@@ -110,7 +120,11 @@ async function writeStart(file: ByteFile, head: Parameters<typeof buildSuperbloc
   // Everything in front of the records is written, so that nothing is left to what the medium held before.
   await file.write(new Uint8Array(FIRST_RECORD), 0);
   for (const at of SUPERBLOCKS) await file.write(buildSuperblock(head), at);
-  if (keyArea !== null) for (const at of KEY_AREAS) await file.write(keyArea.subarray(0, KEY_AREA_SIZE), at);
+  if (keyArea !== null) await writeKeys(file, keyArea);
+}
+
+async function writeKeys(file: ByteFile, keyArea: Uint8Array): Promise<void> {
+  for (const at of KEY_AREAS) await file.write(keyArea.subarray(0, KEY_AREA_SIZE), at);
 }
 
 export interface DiskState {
@@ -132,7 +146,10 @@ export interface OpenLayer {
   readonly setId: Uint8Array;
   readonly fileId: Uint8Array;
   readonly layer: Uint8Array;
-  readonly salt: Uint8Array;
+  /** One for each run of a writer: the last one is this one's. */
+  readonly ownLines: readonly Line[];
+  /** What earlier runs stored; null: this is the first one. */
+  readonly kept: Kept | null;
   readonly parent: Parent | null;
   readonly keys: ReturnType<typeof setKeys> | null;
   readonly session: Session;
@@ -156,18 +173,24 @@ function ownFile(file: ByteFile, layer: Uint8Array, setId: Uint8Array): SetFile 
   };
 }
 
-function sinkFor(parent: Parent | null, own: SetFile, ownLine: Line, session: Session, setId: Uint8Array): TreeSink {
+function sinkFor(
+  parent: Parent | null,
+  own: SetFile,
+  ownLines: readonly Line[],
+  session: Session,
+  setId: Uint8Array,
+): TreeSink {
   const older = parent?.objects;
-  const lines = [...(older?.lines ?? []), ownLine];
+  const lines = [...(older?.lines ?? []), ...ownLines];
   const objects: Objects = {
     setId,
     encrypted: session.spec.key !== null,
     keys: null,
     lines,
-    holders: [...(older?.holders ?? []), [own]],
+    holders: [...(older?.holders ?? []), ...ownLines.map(() => [own])],
   };
   return {
-    line: lines.length - 1,
+    line: older?.lines.length ?? 0,
     live: lines.map(line => line.live),
     readNode: (entry, place) => fetchNode(objects, entry, place, parent?.inside.file ?? null, session.spec.blockSize),
     writeNode: (bytes, { disk, level, position }) => session.writeNode(disk, level, position, bytes),
@@ -216,35 +239,55 @@ export async function begin(
   checkSpec(name, spec);
   const parent = parentOf(name, spec);
   await refuseExisting(store, name);
-  const setId = parent?.inside.head.setId ?? randomBytes(16);
-  const { keyArea, keys } = await keysFor(name, spec, setId, parent, options);
-  const layer = randomBytes(16);
-  const salt = keys === null ? new Uint8Array(16) : randomBytes(16);
   const work = await claim(store, name, 'writes');
-  const { file } = work;
   try {
     await checkParentStays(parent);
-    const fileId = randomBytes(16);
+    const found = await takeUp(work, store, spec, parent?.inside.head.setId ?? null);
+    const setId = parent?.inside.head.setId ?? found?.head.setId ?? randomBytes(16);
+    const { keyArea, keys } = await keysFor(name, spec, setId, { parent, found }, options);
+    const layer = found?.layer ?? randomBytes(16);
+    const salt = keys === null ? new Uint8Array(16) : randomBytes(16);
+    const salts = [...(found?.salts ?? []), salt];
+    const fileId = found?.head.fileId ?? randomBytes(16);
     const started = Date.now();
-    const blockLog2 = Math.log2(spec.blockSize);
-    await writeStart(file, { setId, fileId, encrypted: keys !== null, blockLog2, created: started }, keyArea);
-    const line = parent?.objects.lines.length ?? 0;
+    const { file } = work;
+    if (found === null) {
+      const blockLog2 = Math.log2(spec.blockSize);
+      await writeStart(file, { setId, fileId, encrypted: keys !== null, blockLog2, created: started }, keyArea);
+    } else {
+      await file.truncate(found.end);
+      if (keyArea !== null) await writeKeys(file, keyArea);
+    }
+    const first = parent?.objects.lines.length ?? 0;
+    const number = salts.length - 1;
+    const { blockSize, compression: level } = spec;
     const key = keys?.session(layer, salt) ?? null;
-    const { blockSize, compression } = spec;
-    const session = new Session(file, { setId, layer, session: 0, line, key, blockSize, level: compression });
-    const about = { layer, setId, salt, session: 0, cipher: keys === null ? 0 : 1, reserved: 0, generation: 0 };
-    await session.writePlain('session', 0, sessionRecord.build({ ...about, created: started }));
-    const time = spec.time.getTime();
-    const ownLine: Line = { layer, id: hex(layer), salt, time, session: 0, live: 0, file: baseName(name) };
-    const sink = sinkFor(parent, ownFile(file, layer, setId), ownLine, session, setId);
+    const about = { setId, layer, session: number, line: first + number, key, blockSize, level };
+    const session = new Session(file, about, found);
+    const cipher = keys === null ? 0 : 1;
+    const record = { layer, setId, salt, session: number, cipher, reserved: 0, generation: 0, created: started };
+    await session.writePlain('session', number, sessionRecord.build(record));
+    const ownLines = salts.map((one, i) => ownLine(spec, name, layer, one, i));
+    const sink = sinkFor(parent, ownFile(file, layer, setId), ownLines, session, setId);
     const { disks, nextDisk } = await openDisks(spec, parent, sink, options.openNodes);
-    const fixed = { name, work, store, file, spec, setId, fileId, layer, salt, parent, keys, session, sink };
-    return { ...fixed, disks, nextDisk, started };
+    const kept = found === null ? null : { unfinished: found, file, blockSize, keys, line: first };
+    const fixed = { name, work, store, file, spec, setId, fileId, layer, parent, keys, session, sink, kept };
+    return { ...fixed, ownLines, disks, nextDisk, started };
   } catch (error) {
     await work.end(true);
     throw error;
   }
 }
+
+const ownLine = (spec: LayerSpec, name: string, layer: Uint8Array, salt: Uint8Array, session: number): Line => ({
+  layer,
+  id: hex(layer),
+  salt,
+  time: spec.time.getTime(),
+  session,
+  live: 0,
+  file: baseName(name),
+});
 
 /** From the claim on nobody removes it; until then a consolidation may have done so. */
 async function checkParentStays(parent: Parent | null): Promise<void> {
@@ -263,10 +306,10 @@ async function checkParentStays(parent: Parent | null): Promise<void> {
 }
 
 /** Lines of the new table: the parent's, with their counts as they are now, and the layer's own. */
-function tableOf(open: OpenLayer): { body: Uint8Array; names: number; lines: number } {
-  const { parent, sink, spec, layer, salt, name } = open;
-  const own = { layer, id: hex(layer), salt, time: spec.time.getTime(), session: 0, live: 0, file: baseName(name) };
-  const lines = [...(parent?.objects.lines ?? []), own].map((line, i): Line => ({ ...line, live: sink.live[i]! }));
+function tableOf({ parent, sink, ownLines }: OpenLayer): { body: Uint8Array; names: number; lines: number } {
+  const lines = [...(parent?.objects.lines ?? []), ...ownLines].map(
+    (line, i): Line => ({ ...line, live: sink.live[i]! }),
+  );
   return { ...buildTable(lines), lines: lines.length };
 }
 

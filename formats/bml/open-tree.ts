@@ -28,7 +28,7 @@ import type { Tree } from './tree.ts';
 
 /** What the tree needs of the layer that is written. */
 export interface TreeSink {
-  /** Line of the layer's own session. */
+  /** Line of the layer's first session. */
   readonly line: number;
   /** Objects that all trees of the layer refer to, by line. */
   readonly live: number[];
@@ -113,12 +113,12 @@ export class OpenTree {
     if (kind !== DATA && kind !== NODE) return;
     const line = lineAt(view, at);
     this.#sink.live[line] = this.#sink.live[line]! + by;
-    if (kind === DATA && line === this.#sink.line) this.stored += by * storedAt(view, at);
+    if (kind === DATA && line >= this.#sink.line) this.stored += by * storedAt(view, at);
   }
 
   #release(view: DataView, at: number): void {
     const kind = kindAt(view, at);
-    if ((kind === DATA || kind === NODE) && lineAt(view, at) === this.#sink.line) this.#sink.release(entryAt(view, at));
+    if ((kind === DATA || kind === NODE) && lineAt(view, at) >= this.#sink.line) this.#sink.release(entryAt(view, at));
   }
 
   /** The leaf of `block` when the whole path to it is in memory. */

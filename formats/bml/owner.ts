@@ -100,7 +100,7 @@ async function worksIn(store: Store, folder: string): Promise<Work[]> {
   return found;
 }
 
-async function removeQuietly(store: WritableStore, name: string): Promise<void> {
+export async function removeQuietly(store: WritableStore, name: string): Promise<void> {
   try {
     await store.remove(name);
   } catch (error) {
@@ -112,6 +112,10 @@ export interface Claim {
   /** The unfinished file. */
   readonly partial: string;
   readonly file: ByteFile;
+  /** Unfinished layers of programs that have ended, for one who writes; anybody else has them removed. */
+  readonly left: readonly string[];
+  /** One of them takes the place of the own file. False: somebody was faster. */
+  takeOver(left: string): Promise<boolean>;
   /** The work is over; the file has its name, or is to go. */
   end(remove: boolean): Promise<void>;
 }
@@ -119,7 +123,7 @@ export interface Claim {
 /**
  * Makes the unfinished file of `name`, and refuses ('busy') when somebody else is at the same name, or when either works
  * 'alone'. Every claimant makes its file first and looks around afterwards: of two at the same moment at least one sees the
- * other. What dead programs left is removed.
+ * other. What dead programs left is removed, but for layers when a layer is to be written.
  */
 export async function claim(store: WritableStore, name: string, mode: Mode): Promise<Claim> {
   const self = newOwner(mode);
@@ -127,6 +131,18 @@ export async function claim(store: WritableStore, name: string, mode: Mode): Pro
   const partial = `${name}.${text}${PARTIAL}`;
   underWay.add(text);
   let file: ByteFile | null = null;
+  const left: string[] = [];
+  const takeOver = async (name: string): Promise<boolean> => {
+    try {
+      await store.rename(name, partial);
+    } catch (error) {
+      if (error instanceof ImageError && error.fault === 'not-found') return false;
+      throw error;
+    }
+    await file?.[Symbol.asyncDispose]();
+    file = await store.reopen(partial);
+    return true;
+  };
   const end = async (remove: boolean): Promise<void> => {
     try {
       await file?.[Symbol.asyncDispose]();
@@ -140,10 +156,20 @@ export async function claim(store: WritableStore, name: string, mode: Mode): Pro
     for (const work of await worksIn(store, folderOf(name))) {
       if (work.partial === partial) continue;
       const state = alive(work, self);
-      if (state === false) await removeQuietly(store, work.partial);
-      else if (mode === 'alone' || work.owner.mode === 'alone' || work.name === name) throw busy(work, state);
+      if (state === false) {
+        if (mode === 'writes' && work.owner.mode === 'writes') left.push(work.partial);
+        else await removeQuietly(store, work.partial);
+      } else if (mode === 'alone' || work.owner.mode === 'alone' || work.name === name) throw busy(work, state);
     }
-    return { partial, file, end };
+    return {
+      partial,
+      get file() {
+        return file!;
+      },
+      left,
+      takeOver,
+      end,
+    };
   } catch (error) {
     await end(file !== null);
     throw error;

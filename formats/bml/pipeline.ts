@@ -21,14 +21,17 @@ export interface SessionSpec extends PackSpec {
 export class Session {
   readonly spec: SessionSpec;
   readonly #file: ByteFile;
-  #end: Bytes = FIRST_RECORD;
+  #end: Bytes;
   readonly #space = new Space();
   #counter = 0;
-  #records = 0;
+  #records: number;
 
-  constructor(file: ByteFile, spec: SessionSpec) {
+  /** `before`: records that are there already, and where they end. */
+  constructor(file: ByteFile, spec: SessionSpec, before: { readonly end: Bytes; readonly records: number } | null) {
     this.#file = file;
     this.spec = spec;
+    this.#end = before?.end ?? FIRST_RECORD;
+    this.#records = before?.records ?? 0;
   }
 
   get end(): Bytes {

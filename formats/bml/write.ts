@@ -14,7 +14,8 @@ import {
   type WriteOptions,
 } from './open-layer.ts';
 import type { Batch } from './pack.ts';
-import { hex } from './structs.ts';
+import { FIRST_RECORD, hex } from './structs.ts';
+import { type Kept, takeKept } from './unfinished.ts';
 
 /** A block's number across disks, as a key for what is in flight. */
 const keyOf = (disk: number, block: number): number => disk * 2 ** 42 + block;
@@ -38,6 +39,11 @@ class BmlWriter implements LayerWriter {
   constructor(open: OpenLayer) {
     this.#open = open;
     this.#batches = new Batches(open.session.spec, (batch, writes) => this.#keep(batch, writes));
+  }
+
+  get found(): number {
+    const { kept } = this.#open;
+    return kept === null ? 0 : kept.unfinished.end - FIRST_RECORD;
   }
 
   get stored(): number {
@@ -68,8 +74,29 @@ class BmlWriter implements LayerWriter {
   async #store(state: DiskState, key: number, block: number, data: Uint8Array): Promise<void> {
     const order = this.#writes++;
     this.#newest.set(key, order);
+    const { kept } = this.#open;
+    if (kept !== null && (await this.#storedBefore(kept, state, { key, block, order }, data))) return;
     const counter = this.#open.session.takeCounter();
     await this.#batches.add({ disk: state.number, block, counter, state, key, order }, data);
+  }
+
+  /** True: an earlier run stored just this, or a later write of the block has overtaken this one. */
+  async #storedBefore(
+    kept: Kept,
+    state: DiskState,
+    { key, block, order }: { readonly key: number; readonly block: number; readonly order: number },
+    data: Uint8Array,
+  ): Promise<boolean> {
+    const found = await takeKept(kept, state.number, block, data);
+    if (found === null) return false;
+    const current = this.#newest.get(key) === order;
+    if (!found.same || !current) {
+      this.#open.session.release(found.entry);
+      return !current;
+    }
+    this.#newest.delete(key);
+    await state.tree.put(block, found.entry);
+    return true;
   }
 
   /** Appends the records of a batch and makes the trees refer to them. What was written again meanwhile is dropped. */

@@ -54,8 +54,9 @@ export async function planBackup(input: PlanInput): Promise<Plan> {
     set = setOf(repository, args.set, adapter);
     parent = set === undefined ? null : parentPoint(set, input);
   }
-  if (parent === null && args.type === 'incremental') {
-    const message = `set ${args.set} has no readable restore point to build on`;
+  if (parent === null && (args.type === 'incremental' || args.type === 'differential')) {
+    const what = args.type === 'differential' ? 'full restore point' : 'restore point';
+    const message = `set ${args.set} has no readable ${what} to build on`;
     throw new ImageError('usage', message, { field: '--type' }, { hint: '--type full' });
   }
   const unlocked = set?.encrypted === true ? await unlock(args.repo, set, parent, adapter, keys) : null;
@@ -65,7 +66,7 @@ export async function planBackup(input: PlanInput): Promise<Plan> {
   const spec: LayerSpec = {
     set: args.set,
     time: input.time,
-    type: parent === null ? 'full' : 'incremental',
+    type: parent === null ? 'full' : args.type === 'differential' ? 'differential' : 'incremental',
     disks: input.source.disks.map(({ name, disk: { size, sectorSize } }) => ({ name, size, sectorSize })),
     blockSize: blockSizeFor(input, parentImage),
     parent: parentImage === null ? null : { image: parentImage, point: pointIn(parentImage, parent!) },
@@ -83,7 +84,7 @@ function setOf(repository: Repository, name: string, adapter: Adapter): BackupSe
   throw new ImageError('usage', message, { field: '--set' });
 }
 
-/** The newest point that can be read; null for a full. */
+/** The newest point that can be read, and for a differential the newest full; null for a full. */
 function parentPoint(set: BackupSet, { args, time, source, context }: PlanInput): RestorePoint | null {
   const newest = set.points.at(-1);
   if (newest?.time !== undefined && newest.time !== null && time.getTime() <= newest.time.getTime()) {
@@ -91,7 +92,9 @@ function parentPoint(set: BackupSet, { args, time, source, context }: PlanInput)
     throw new ImageError('usage', message, { field: '--time' }, { hint: 'set the clock right, or wait a moment' });
   }
   const locked = set.points.findLast(point => point.state === 'locked');
-  const parent = set.points.findLast(point => point.state === 'ok') ?? null;
+  const differential = args.type === 'differential';
+  const fits = (point: RestorePoint): boolean => point.state === 'ok' && (!differential || point.type === 'full');
+  const parent = set.points.findLast(fits) ?? null;
   if (parent === null && locked !== undefined) throw keyNeeded(set, locked);
   if (args.encrypt && !set.encrypted) {
     const message = `set ${set.name} is not encrypted, and a set is wholly encrypted or not at all`;
@@ -101,12 +104,12 @@ function parentPoint(set: BackupSet, { args, time, source, context }: PlanInput)
   const names = (disks: readonly { name: string }[]): string => disks.map(disk => disk.name).join(' ');
   if (names(parent.disks) !== names(source.disks)) {
     const message = `the set has ${names(parent.disks)}, the source ${names(source.disks)}`;
-    if (args.type === 'incremental')
-      throw new ImageError('usage', message, { field: '--type' }, { hint: '--type full' });
+    if (args.type !== 'auto') throw new ImageError('usage', message, { field: '--type' }, { hint: '--type full' });
     context.note(`bootmount: ${message}: making a full backup`);
     return null;
   }
-  if (parent !== newest) context.note(`bootmount: ${newest!.name} cannot be read: building on ${parent.name}`);
+  if (parent !== newest && !differential)
+    context.note(`bootmount: ${newest!.name} cannot be read: building on ${parent.name}`);
   return parent;
 }
 

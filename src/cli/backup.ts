@@ -11,7 +11,7 @@ import { openSource, type Source } from './source.ts';
 import { display, formatDuration, formatSize, parseSize } from './text.ts';
 import type { Context, Verb } from './verb.ts';
 
-const TYPES = ['auto', 'full', 'incremental'] as const;
+const TYPES = ['auto', 'full', 'incremental', 'differential'] as const;
 
 export type BackupArgs = KeyArgs & {
   readonly source: string;
@@ -82,8 +82,12 @@ async function copy(
   const store = localWritableStore(args.repo);
   const { writer, file } = await createLayer(store, plan);
   await using layer = writer;
+  if ((layer.found ?? 0) > 0) {
+    const found = formatSize(layer.found!);
+    context.note(`bootmount: an interrupted backup is continued: ${found} are stored already, and compared`);
+  }
   const bar = context.progress(
-    plan.spec.type === 'full' ? 'full backup' : 'incremental backup',
+    `${plan.spec.type} backup`,
     source.disks.reduce((sum, { disk }) => sum + disk.size, 0),
   );
   try {
@@ -116,7 +120,7 @@ export const command: Verb = {
           choices: TYPES,
           default: 'auto',
           nargs: 1,
-          describe: 'auto: incremental where the set has a readable point',
+          describe: 'auto: incremental where the set has a readable point; differential: on the newest full',
         })
         .option('encrypt', { type: 'boolean', default: false, describe: 'encrypt a new set; later backups follow it' })
         .option('block-size', { type: 'string', nargs: 1, describe: 'unit of a new set, 64K by default' })

@@ -97,8 +97,14 @@ export function localWritableStore(folder: string): WritableStore {
   return {
     ...inner,
     create: async (name): Promise<ByteFile> => openFile(target(name), 'create', name),
+    reopen: async (name): Promise<ByteFile> => openFile(target(name), 'write', name),
     async rename(from, to) {
-      fs.renameSync(target(from), target(to));
+      try {
+        fs.renameSync(target(from), target(to));
+      } catch (cause) {
+        if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw cause;
+        throw new ImageError('not-found', 'no such file in the repository', { file: from }, { cause });
+      }
       await syncDirectory(path.dirname(target(to)));
     },
     async remove(name) {

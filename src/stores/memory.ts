@@ -87,6 +87,7 @@ export function memoryStore(files: Readonly<Record<string, Uint8Array>> = {}): M
       put(name, new Uint8Array(0));
       return memoryFile(name, get(name));
     },
+    reopen: async name => memoryFile(name, get(name)),
     async rename(from, to) {
       all.set(to, get(from));
       all.delete(from);
