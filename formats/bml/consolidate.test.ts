@@ -269,6 +269,23 @@ describe('what is refused, with everything left as it was', () => {
     await readAll(layerOf(branch));
   });
 
+  test('a branch whose own beginning was consolidated, although nothing of the point under it is left', async () => {
+    const store = memoryStore();
+    const on = async (name: string, parent: string | null): Promise<void> => {
+      await using image = parent === null ? null : await openLayer(store, parent);
+      await writeLayer(store, name, { size: SIZE, parent: image }, []);
+    };
+    await on('0.bml', null);
+    await on('1.bml', '0.bml');
+    await on('2.bml', '0.bml');
+    await on('3.bml', '1.bml');
+    await merge(store, '1.bml', '3.bml');
+    expect(await refused(store, ['0.bml', '2.bml'])).toMatchObject({
+      fault: 'usage',
+      message: expect.stringContaining('3.bml builds on layer'),
+    });
+  });
+
   test('a point left out of the range; another set; a file that cannot be read', async () => {
     const { store } = await makeChain(null, 4, 30);
     expect(await refused(store, ['1.bml', '3.bml'])).toMatchObject({ fault: 'usage' });

@@ -4,7 +4,6 @@ import { ImageError } from '../../src/base/errors.ts';
 import { readCommit } from './commit.ts';
 import { readTable } from './read.ts';
 import type { Shelf } from './shelf.ts';
-import { hex } from './structs.ts';
 
 const folderOf = (name: string): string => name.slice(0, name.lastIndexOf('/') + 1);
 
@@ -49,9 +48,10 @@ async function neededBy(
       if (lines.some(line => line.id === spec.heir)) continue;
       const needed = lines.find(line => line.live > 0 && spec.layers.has(line.id) && !file.layers.has(line.id));
       if (needed !== undefined) return needed.id;
-      // Nothing of it is referred to, but the point was made on it: its branch would hang in the air.
-      const parent = hex(commit.parent);
-      if (spec.layers.has(parent) && !file.layers.has(parent)) return parent;
+      // Nothing of it is referred to, but the point was made on it: its branch would hang in the air. What lay between the
+      // two may have been consolidated into the file.
+      const under = lines.slice(0, commit.ownLine).findLast(line => !file.layers.has(line.id));
+      if (under !== undefined && spec.layers.has(under.id)) return under.id;
     }
     return null;
   } catch (error) {

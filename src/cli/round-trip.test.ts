@@ -226,6 +226,25 @@ describe('sets and sources', () => {
     expect([code, stderr]).toEqual([2, expect.stringMatching(/vm is a set of raw images/)]);
   });
 
+  test('a differential is made on the newest full, whatever came between', async () => {
+    const target = at('differential');
+    const run = (day: number, type: string): ReturnType<typeof runCli> =>
+      runCli(['backup', source, target, '--set', 's', '--time', `2026-05-0${day}T00:00:00Z`, '--type', type, '--json']);
+    expect(await run(1, 'differential')).toMatchObject({ code: 2, stderr: expect.stringContaining('full') });
+    for (const [i, type] of ['full', 'incremental', 'differential'].entries()) {
+      expect(JSON.parse((await run(i + 1, type)).stdout)).toMatchObject({ type });
+    }
+    const set = path.join(target, 's');
+    fs.rmSync(path.join(set, fs.readdirSync(set).sort()[1]!));
+    const [listed] = JSON.parse((await runCli(['ls', target, '--json'])).stdout) as {
+      points: { type: string; state: string }[];
+    }[];
+    expect(listed!.points.map(({ type, state }) => [type, state])).toEqual([
+      ['full', 'ok'],
+      ['differential', 'ok'],
+    ]);
+  });
+
   test('a clone is read by the formats that it declares', async () => {
     const clone = at('clone');
     fs.mkdirSync(clone);
@@ -280,14 +299,15 @@ describe('Ctrl-C', () => {
       },
     });
 
-  test('a backup that was killed is no backup, and no obstacle for the next one', async () => {
+  test('a backup that was killed is no backup, and the next one goes on with it', async () => {
     const target = at('killed');
     const set = path.join(target, 's');
     const names = (): string[] => (fs.existsSync(set) ? fs.readdirSync(set) : []);
     const ran = await runCli(['backup', big(), target, '--set', 's'], {
       started(child) {
         const timer = setInterval(() => {
-          if (names().length === 0) return;
+          const [partial] = names();
+          if (partial === undefined || fs.statSync(path.join(set, partial)).size < 2 * MIB) return;
           clearInterval(timer);
           child.kill('SIGKILL');
         }, 5);
@@ -297,7 +317,8 @@ describe('Ctrl-C', () => {
     expect(ran.code).toBeNull();
     expect(names()).toEqual([expect.stringMatching(/^.*\.bml\.w-.*\.partial$/)]);
     expect(JSON.parse((await runCli(['ls', target, '--json'])).stdout)).toEqual([]);
-    expect((await runCli(['backup', source, target, '--set', 's'])).code).toBe(0);
+    const next = await runCli(['backup', source, target, '--set', 's', '--verify']);
+    expect(next).toMatchObject({ code: 0, stderr: expect.stringContaining('an interrupted backup is continued') });
     expect(names()).toEqual([expect.stringMatching(/^[^.]*\.bml$/)]);
   });
 
