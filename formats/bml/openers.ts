@@ -188,6 +188,8 @@ export class Openers {
     worker.on('message', (faults: Told) => {
       if (faults === 'ready') {
         thread.ready = true;
+        // Once more: what is said to a thread that is still starting does not last.
+        if (thread.running.length === 0) worker.unref();
         return;
       }
       const waiting = thread.running.shift() ?? [];

@@ -60,7 +60,7 @@ export interface Store extends AsyncDisposable {
 export interface WritableStore extends Store {
   /** Fails with 'exists' when there is a file of that name. */
   create(name: string): Promise<ByteFile>;
-  /** An existing file, to go on writing it. */
+  /** An existing file. */
   reopen(name: string): Promise<ByteFile>;
   /** Durable when it resolves; replaces `to`. */
   rename(from: string, to: string): Promise<void>;
@@ -231,7 +231,7 @@ export interface LayerWriter extends AsyncDisposable {
   write(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void>;
   /** Bytes that went into the file so far. */
   readonly stored: Bytes;
-  /** Of them those that an earlier run left, which was killed; blocks that are still the same are not stored again. */
+  /** Of them what an earlier, killed run left; blocks that are the same still are not stored again. */
   readonly found?: Bytes;
   /** Durable and visible when it resolves. Without it the image never existed. */
   commit(): Promise<LayerId>;
