@@ -5,6 +5,9 @@ import type { Bar } from './verb.ts';
 
 const SHOW_AFTER_MS = 1000;
 
+/** The bar that is drawn now: there is one line, and what was begun last has it. */
+let front: { yieldLine(): void } | null = null;
+
 const NO_BAR: Bar = { at() {}, end() {} };
 
 interface Terminal extends NodeJS.WritableStream {
@@ -21,9 +24,18 @@ export function progressBar(title: string, total: number, stream: Terminal = pro
   let ended = false;
   let done = 0;
 
+  const own = {
+    yieldLine(): void {
+      drawn?.stop();
+      drawn = null;
+      loading = false;
+    },
+  };
   const show = async (): Promise<void> => {
     const { default: progress } = await import('cli-progress');
     if (ended) return;
+    if (front !== own) front?.yieldLine();
+    front = own;
     const bar = new progress.SingleBar({
       stream,
       format: (_options, params) => {
@@ -56,8 +68,8 @@ export function progressBar(title: string, total: number, stream: Terminal = pro
     },
     end() {
       ended = true;
-      drawn?.stop();
-      drawn = null;
+      own.yieldLine();
+      if (front === own) front = null;
     },
   };
 }
