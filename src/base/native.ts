@@ -1,12 +1,14 @@
 /**
  * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, taking a descriptor from
- * another program, reading only what is in memory. Without it sparse files are read whole, space is given back later,
- * ordinary users cannot mount, and a mount whose machine is busy takes its disks for slow.
+ * another program, reading only what is in memory, looking at a descriptor without reading it. Without it sparse files are read
+ * whole, space is given back later, ordinary users cannot mount, a mount whose machine is busy takes its disks for slow, and
+ * a request at a time is served at the speed of wake-ups.
  */
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import type { Bytes } from './contracts.ts';
 
+const POLLIN = 1;
 const RWF_NOWAIT = 8;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
@@ -25,6 +27,8 @@ export interface Native {
   passDescriptor(send: (socket: number) => boolean): number | null;
   /** Fills `into` if that takes no waiting for a device, or a part of it; the number of bytes, -1: none. */
   readNow(fd: number, into: Uint8Array, at: Bytes): number;
+  /** A function that waits so many ms (-1: without end) until the descriptor can be read: poll(2)'s events, 0: none. */
+  poller(fd: number): (ms: number) => number;
 }
 
 /** The part of the package's interface that is used. */
@@ -90,6 +94,7 @@ function open(): Native | null {
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
     const passDescriptor = descriptors(koffi, libc);
+    const poll = libc.func('int poll(void *, unsigned long, int)');
     const preadv2 = libc.func('int64_t preadv2(int, iovec *, int, int64_t, int)');
     return {
       seek(fd, at, want) {
@@ -100,6 +105,13 @@ function open(): Native | null {
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
       passDescriptor,
       readNow: (fd, into, at) => preadv2(fd, [{ base: into, length: into.length }], 1, at, RWF_NOWAIT),
+      poller(fd) {
+        // struct pollfd: descriptor, events, returned events.
+        const asked = Buffer.alloc(8);
+        asked.writeInt32LE(fd, 0);
+        asked.writeInt16LE(POLLIN, 4);
+        return ms => (poll(asked, 1, ms) > 0 ? asked.readInt16LE(6) : 0);
+      },
     };
   } catch {
     return null;

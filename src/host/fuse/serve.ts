@@ -16,6 +16,7 @@ import { operate } from './operate.ts';
 import { ERRNO, IN, NOTIFY_RESEND, OPCODE, REPLY_HEADER, REQUEST_HEADER } from './protocol.ts';
 import { type Answer, NO_REPLY, reopen, type Session } from './session.ts';
 import { type Slot, slotPool } from './slot.ts';
+import { Waiting } from './waiting.ts';
 
 export interface ServeOptions {
   /** Where node ids and open handles are recorded, so that another process can go on. */
@@ -108,6 +109,7 @@ class Loop implements Serving {
   readonly #session: Session;
   readonly #mailbox: () => boolean;
   readonly #slots = slotPool(SLOTS);
+  readonly #waiting: Waiting;
   readonly #settle: { resolve(): void; reject(error: unknown): void };
   /** Requests that were read and not answered yet. */
   #pending = 0;
@@ -122,6 +124,7 @@ class Loop implements Serving {
     this.#fd = fd;
     this.#session = session;
     this.#mailbox = mailbox;
+    this.#waiting = new Waiting(fd);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.ended = promise;
     this.#settle = { resolve, reject };
@@ -165,11 +168,14 @@ class Loop implements Serving {
   #block(): void {
     const slot = this.#slots.take();
     if (slot === null) throw new Error('nothing is pending, and yet no slot is free');
+    this.#waiting.begin();
     const until = performance.now() + LONGEST_BLOCKING;
+    let [first, now, requests] = [0, 0, 0];
     let mine = true;
     while (mine) {
       let got = 0;
       try {
+        this.#waiting.wait();
         got = fs.readSync(this.#fd, slot.bytes, 0, slot.bytes.length, null);
       } catch (error) {
         if (isPassing(codeOf(error))) continue;
@@ -177,11 +183,14 @@ class Loop implements Serving {
         break;
       }
       mine = this.#answer(slot, got);
-      if (this.#over || slot.words[IN.OPCODE] === OPCODE.statfs || performance.now() > until || this.#mailbox()) {
+      now = performance.now();
+      if (requests++ === 0) first = now;
+      if (this.#over || slot.words[IN.OPCODE] === OPCODE.statfs || now > until || this.#mailbox()) {
         if (mine) this.#slots.give(slot);
         break;
       }
     }
+    this.#waiting.end(requests - 1, now - first);
     this.#turn();
   }
 

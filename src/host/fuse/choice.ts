@@ -1,0 +1,60 @@
+/** Finding out by trying which of some ways to do a thing is the fastest here and now. */
+
+/** A trial is repeated after so many rounds; after each one that did not pay, after twice as many. */
+const SOON = 32;
+const SELDOM = 2048;
+/** Another way must be better than the first by this factor: what is simple wins when it makes no difference. */
+const WORTH = 1.15;
+/** Part of a new measurement in the running mean. */
+const WEIGHT = 0.25;
+
+interface Way {
+  /** Running mean of what it yields; 0: not tried. */
+  rate: number;
+  /** Rounds between two trials, and until the next one. */
+  every: number;
+  left: number;
+}
+
+/**
+ * Way 0 is the plain one. Whichever yields the most is used, and the others are tried now and then, each the more seldom
+ * the less it pays: what is right changes with the load, and with what else the machine does.
+ */
+export class Choice {
+  readonly #ways: readonly Way[];
+  #chosen = 0;
+
+  constructor(ways: number) {
+    this.#ways = Array.from({ length: ways }, (_, i) => ({ rate: 0, every: SOON, left: i * 2 }));
+  }
+
+  /** The way for the next round. */
+  next(): number {
+    const best = this.#best();
+    let chosen = best;
+    for (const [i, way] of this.#ways.entries()) {
+      if (i !== best && --way.left <= 0 && chosen === best) chosen = i;
+    }
+    this.#chosen = chosen;
+    return chosen;
+  }
+
+  /** What the round yielded that `next` began. A round that says nothing is not reported. */
+  yielded(rate: number): void {
+    const way = this.#ways[this.#chosen]!;
+    way.rate = way.rate === 0 ? rate : way.rate + (rate - way.rate) * WEIGHT;
+    const pays = this.#best() === this.#chosen;
+    way.every = pays ? SOON : Math.min(SELDOM, way.every * 2);
+    way.left = way.every;
+  }
+
+  #best(): number {
+    const ways = this.#ways;
+    let best = 0;
+    for (let i = 1; i < ways.length; i++) {
+      const least = best === 0 ? ways[0]!.rate * WORTH : ways[best]!.rate;
+      if (ways[0]!.rate > 0 && ways[i]!.rate > least) best = i;
+    }
+    return best;
+  }
+}
