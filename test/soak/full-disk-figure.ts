@@ -65,10 +65,10 @@ async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Prom
   });
   const small = path.join(place, ground.name);
   const seen = { refused: 0, flushes: 0, deepest: 0 };
-  let blocks: Blocks;
+  let fd = -1;
   try {
-    const fd = fs.openSync(space.clone('raw'), 'r+');
-    blocks = new Blocks(fd, DISK, run.seed);
+    fd = fs.openSync(space.clone('raw'), 'r+');
+    const blocks = new Blocks(fd, DISK, run.seed);
     const depth = watchDepth(space);
     for (let round = 0; round < rounds; round++) {
       ballast(small, 40 * MIB);
@@ -104,6 +104,7 @@ async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Prom
     if (seen.refused < REFUSED || seen.deepest < DEPTH)
       throw new Error(`only ${JSON.stringify(seen)}: not what was to be tried`);
     fs.closeSync(fd);
+    fd = -1;
     // After a kill of all and a new mount everything is there still.
     const { supervisor, worker } = await space.status();
     for (const { pid } of [supervisor, worker]) process.kill(pid, 'SIGKILL');
@@ -114,6 +115,7 @@ async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Prom
     fs.closeSync(again);
     return `${blocks.done} operations, ${seen.refused} refused with ENOSPC, ${seen.flushes} flushes, depth ${seen.deepest}, ${held} blocks right after a kill`;
   } finally {
+    if (fd !== -1) fs.closeSync(fd);
     space.bootmount('umount', space.mnt, '--release', '--force');
     space.run('umount', '-l', small);
     fs.rmSync(place, { recursive: true, force: true });
@@ -134,6 +136,6 @@ async function runFullDisk(run: Run): Promise<void> {
 export const fullDiskFigure: Figure = {
   name: 'F17',
   what: 'ENOSPC under load, then space, again and again, on four file systems: it goes on, 0 mismatches, no flush fails',
-  plants: ['full-disk-unseen'],
+  plants: ['full-disk-unseen', 'no-room'],
   run: runFullDisk,
 };

@@ -21,6 +21,14 @@ function everyNth(n: number): () => boolean {
   return () => ++count % n === 0;
 }
 
+function seeRoom(): void {
+  const { statfsSync } = fs;
+  (fs as unknown as Record<string, unknown>).statfsSync = (at: string) => {
+    const told = statfsSync(at);
+    return { ...told, bavail: told.blocks * 1000 };
+  };
+}
+
 const plants: Readonly<Record<string, () => void>> = {
   /** One write in 500 takes the bytes of the one before it: what a buffer that two requests share does. */
   'stale-payload'() {
@@ -34,9 +42,9 @@ const plants: Readonly<Record<string, () => void>> = {
       return writeSync(fd, now, 0, length, at);
     };
   },
-  /** One write to the data in 500 is said to be done and is not. */
+  /** One write to the data in 20 is said to be done and is not. */
   'lost-write'() {
-    const due = everyNth(500);
+    const due = everyNth(20);
     access.writeSync = (fd, from, offset, length, at) =>
       names.get(fd) === 'data' && due() ? length : writeSync(fd, from, offset, length, at);
   },
@@ -76,8 +84,11 @@ const plants: Readonly<Record<string, () => void>> = {
     access.readSync = (fd, into, offset, length, at) =>
       readSync(fd, into, offset, length, names.get(fd)?.startsWith('data') === true && at !== null ? at >>> 0 : at);
   },
+  /** The file system below is used to its end. */
+  'no-room': seeRoom,
   /** A full disk is not noticed. */
   'full-disk-unseen'() {
+    seeRoom();
     access.writeSync = (fd, from, offset, length, at) => {
       try {
         return writeSync(fd, from, offset, length, at);
