@@ -123,7 +123,7 @@ export async function serving(stage: Stage): Promise<MountStatus> {
     try {
       return await stage.status();
     } catch (error) {
-      if (tries === 1000) throw error;
+      if (tries === 300) throw error;
       await pause(20);
     }
   }
