@@ -9,7 +9,7 @@ import { openStage, type Stage, serving } from './stage.ts';
 const WORST_STALL_MS = 2000;
 /** Nothing moves for so long: the callers are given an error, and the figure is missed. */
 const STUCK_MS = 20_000;
-/** QEMU takes 16 requests of each connection and was seen to pass on nine at a time, however many there are. */
+/** QEMU takes 16 requests of each connection and was seen to pass on 9 to 13 at a time, however many there are. */
 const QEMU_DEPTH = 8;
 
 interface Target {
