@@ -1,7 +1,7 @@
 /**
  * `npm run soak -- [FIGURE…] [--count N] [--seed N] [--plant NAME | --plants]`: the reliability figures in full, all of
- * them unless some are named. Needs root, /dev/fuse and the programs of `.ci/run`. Ends with exit code 1 when a figure
- * is not reached.
+ * them unless some are named. Needs root, /dev/fuse and the programs of `.ci/run`, GUEST also those that tiny-disk.sh
+ * names for Linux. Ends with exit code 1 when a figure is not reached.
  *
  * With `--plant` an error is planted into the program (`--plants`: each that the figure knows, one after another), at a
  * fraction of the count; the exit code is then 1 when the figure was reached all the same.
