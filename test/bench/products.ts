@@ -185,10 +185,10 @@ function measure(subject: Subject, disk: string): Row {
     const file = path.join(set, fs.readdirSync(set).find(name => name.endsWith('.raw'))!);
     const put = (text: string): string =>
       text.replaceAll('OUT', out).replaceAll('IN', folder).replaceAll('SIZE', `${SIZE}`);
-    const ours = { name: 'bootmount', command: `dd if=${file} of=/dev/null bs=1M iflag=direct` };
+    const ours = { name: 'bootmount', command: `dd if="${file}" of=/dev/null bs=1M iflag=direct` };
     const times = new Map<string, number[]>();
     // The first read indexes, and unpacks what is compressed as a whole.
-    sh(put(`dd if=${file} of=OUT bs=1M iflag=direct`));
+    sh(put(`dd if="${file}" of=OUT bs=1M iflag=direct`));
     const sound = execFileSync('sha256sum', [out, file])
       .toString()
       .split('\n')
