@@ -1,6 +1,8 @@
 /** L2 tables in memory: read on demand by pages, bounded, each page read once however many wait for it. */
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { RecentPages } from '../../src/base/pages.ts';
+import { METADATA } from '../../src/base/shared-budget.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { entriesPerTable, type Qcow2Header } from './header.ts';
 
@@ -20,11 +22,9 @@ export class L2Tables {
   readonly #pageBytes: Bytes;
   readonly #pagesPerTable: number;
   readonly #most: number;
-  /** In order of use, the latest last. */
-  readonly #pages = new Map<number, DataView>();
+  readonly #pages = new RecentPages<DataView>();
+  readonly #took = METADATA.join(this.#pages);
   readonly #underway = new Map<number, Promise<void>>();
-  #last = -1;
-  #lastPage: DataView | null = null;
   /** L2 entries in one page; a page never spans two tables. */
   readonly perPage: number;
   readonly perTable: number;
@@ -51,21 +51,13 @@ export class L2Tables {
 
   /** The page that holds the entry of `cluster`, if it is resident. Entry of the cluster: `cluster % perPage`. */
   page(cluster: number): DataView | null {
-    const index = Math.floor(cluster / this.perPage);
-    if (index === this.#last) return this.#lastPage;
-    const page = this.#pages.get(index);
-    if (page === undefined) return null;
-    this.#pages.delete(index);
-    this.#pages.set(index, page);
-    this.#last = index;
-    this.#lastPage = page;
-    return page;
+    return this.#pages.get(Math.floor(cluster / this.perPage));
   }
 
   /** Makes the page of `cluster` resident; its table must exist. */
   load(cluster: number): Promise<void> {
     const index = Math.floor(cluster / this.perPage);
-    if (this.#pages.has(index)) return Promise.resolve();
+    if (this.#pages.get(index) !== null) return Promise.resolve();
     let reading = this.#underway.get(index);
     if (reading === undefined) {
       reading = this.#read(index).finally(() => this.#underway.delete(index));
@@ -79,8 +71,9 @@ export class L2Tables {
     const at = this.checkedTableAt(table) + (index % this.#pagesPerTable) * this.#pageBytes;
     const bytes = new Uint8Array(this.#pageBytes);
     await this.#source.read(bytes, at);
-    this.#pages.set(index, viewOf(bytes));
-    if (this.#pages.size > this.#most) this.#pages.delete(this.#pages.keys().next().value!);
+    if (this.#pages.size >= this.#most) this.#took(-this.#pages.dropOldest());
+    this.#pages.put(index, viewOf(bytes));
+    this.#took(bytes.length);
   }
 
   /** As `tableAt`, but 'corrupt' when the table does not lie on a cluster inside the file. */

@@ -1,5 +1,6 @@
 /** Metadata of an image read in parts as it is needed, in bounded memory. */
 import type { ByteSource, Bytes } from './contracts.ts';
+import { type Holder, METADATA } from './shared-budget.ts';
 
 /** Parts of a file that were read once and are kept, the least recently used going first. */
 export interface Pages {
@@ -9,41 +10,60 @@ export interface Pages {
   load(at: Bytes, length: number): Promise<Uint8Array>;
 }
 
-/** At most `capacity` parts stay in memory. */
-export function pages(source: ByteSource, capacity: number): Pages {
-  const kept = new Map<Bytes, Uint8Array>();
-  const coming = new Map<Bytes, Promise<Uint8Array>>();
-  // The part asked for last is asked for again by the next read as a rule; it needs no bookkeeping then.
-  let lastAt = -1;
-  let last: Uint8Array | null = null;
+/** Pages by number or offset, in the order of their use. */
+export class RecentPages<P extends { readonly byteLength: Bytes }> implements Holder {
+  readonly #pages = new Map<number, P>();
+  // What was asked for last is asked for again by the next read as a rule; it needs no bookkeeping then.
+  #last = -1;
+  #lastPage: P | null = null;
 
-  const keep = (at: Bytes, page: Uint8Array): void => {
-    kept.delete(at);
-    kept.set(at, page);
-    if (kept.size > capacity) {
-      const oldest = kept.keys().next();
-      if (oldest.done !== true) kept.delete(oldest.value);
+  get size(): number {
+    return this.#pages.size;
+  }
+
+  get(key: number): P | null {
+    if (key === this.#last) return this.#lastPage;
+    const page = this.#pages.get(key);
+    if (page === undefined) return null;
+    this.put(key, page);
+    return page;
+  }
+
+  put(key: number, page: P): void {
+    this.#pages.delete(key);
+    this.#pages.set(key, page);
+    this.#last = key;
+    this.#lastPage = page;
+  }
+
+  dropOldest(): Bytes {
+    for (const [key, page] of this.#pages) {
+      this.#pages.delete(key);
+      if (key === this.#last) [this.#last, this.#lastPage] = [-1, null];
+      return page.byteLength;
     }
-    lastAt = at;
-    last = page;
-  };
+    return 0;
+  }
+}
+
+/** At most `capacity` parts stay in memory, and fewer when all images together have too many. */
+export function pages(source: ByteSource, capacity: number, together = METADATA): Pages {
+  const kept = new RecentPages<Uint8Array>();
+  const took = together.join(kept);
+  const coming = new Map<Bytes, Promise<Uint8Array>>();
   const fetchPage = async (at: Bytes, length: number): Promise<Uint8Array> => {
     const page = new Uint8Array(length);
     await source.read(page, at);
-    keep(at, page);
+    if (kept.size >= capacity) took(-kept.dropOldest());
+    kept.put(at, page);
+    took(length);
     return page;
   };
   return {
-    resident(at) {
-      if (at === lastAt) return last;
-      const page = kept.get(at);
-      if (page === undefined) return null;
-      keep(at, page);
-      return page;
-    },
+    resident: at => kept.get(at),
     load(at, length) {
       const page = kept.get(at);
-      if (page !== undefined) return Promise.resolve(page);
+      if (page !== null) return Promise.resolve(page);
       const shared = coming.get(at);
       if (shared !== undefined) return shared;
       const reading = fetchPage(at, length).finally(() => coming.delete(at));

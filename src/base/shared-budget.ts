@@ -1,0 +1,62 @@
+/** One bound for what many holders keep in memory: a chain may have thousands of layers, each with pages of metadata. */
+import type { Bytes } from './contracts.ts';
+
+export interface Holder {
+  /** Gives up what it used least recently; how much that was, 0 when there is nothing. */
+  dropOldest(): Bytes;
+}
+
+interface Member {
+  readonly holder: Holder;
+  held: Bytes;
+}
+
+/**
+ * When there is too much, those give up first who took something longest ago. A holder is known here as long as it holds
+ * anything, also when its image is closed: it should refer to nothing but what it can give up.
+ */
+export class SharedBudget {
+  readonly #limit: Bytes;
+  /** In the order in which they last took something. */
+  readonly #members = new Map<number, Member>();
+  #held: Bytes = 0;
+  #next = 0;
+
+  constructor(limit: Bytes) {
+    this.#limit = limit;
+  }
+
+  get held(): Bytes {
+    return this.#held;
+  }
+
+  /** Returns what the holder has to call with what it took, or as a negative number what it gave up by itself. */
+  join(holder: Holder): (bytes: Bytes) => void {
+    const id = this.#next++;
+    const member = { holder, held: 0 };
+    return bytes => {
+      member.held += bytes;
+      this.#held += bytes;
+      if (bytes < 0) return;
+      this.#members.delete(id);
+      this.#members.set(id, member);
+      this.#shed();
+    };
+  }
+
+  #shed(): void {
+    for (const [id, member] of this.#members) {
+      while (this.#held > this.#limit) {
+        const given = member.holder.dropOldest();
+        if (given === 0) break;
+        member.held -= given;
+        this.#held -= given;
+      }
+      if (this.#held <= this.#limit) return;
+      if (member.held === 0) this.#members.delete(id);
+    }
+  }
+}
+
+/** Pages of the metadata of every open image. */
+export const METADATA = new SharedBudget(128 * 2 ** 20);
