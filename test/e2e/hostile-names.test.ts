@@ -43,9 +43,11 @@ async function traced(
   args: readonly string[],
 ): Promise<{ code: number; told: string; opened: string[] }> {
   const log = path.join(folder, 'strace.log');
+  // What is kept of the translated program lies in the user's home.
+  const env = { ...process.env, NODE_DISABLE_COMPILE_CACHE: '1' };
   const strace = ['-f', '--seccomp-bpf', '-qq', '-s', '4096', '-e', `trace=${CALLS}`, '-o', log, program, ...args];
   const ran = await new Promise<{ code: number; told: string }>(resolve =>
-    execFile('strace', strace, { cwd: repo, maxBuffer: 2 ** 26 }, (error, out, err) =>
+    execFile('strace', strace, { cwd: repo, maxBuffer: 2 ** 26, env }, (error, out, err) =>
       resolve({ code: error === null ? 0 : Number(error.code), told: out + err }),
     ),
   );
