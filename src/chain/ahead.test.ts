@@ -17,8 +17,8 @@ interface Made {
 
 const byteAt = (at: Bytes): number => (at * 7 + Math.floor(at / UNIT) * 31) & 255;
 
-/** `bad` units do not decode; every third unit is plain zeros. */
-function packed(units: number, bad: ReadonlySet<number> = new Set(), turns = 1): Made {
+/** `bad` units do not decode; from unit `lost` on the table is damaged. */
+function packed(units: number, bad: ReadonlySet<number> = new Set(), turns = 1, lost = Infinity): Made {
   let flying = 0;
   const made: Made = {
     unpacked: [],
@@ -29,6 +29,7 @@ function packed(units: number, bad: ReadonlySet<number> = new Set(), turns = 1):
       blockSize: UNIT,
       locate(at, limit) {
         const unit = Math.floor(at / UNIT);
+        if (unit >= lost) throw new Error(`the entry of unit ${unit} is damaged`);
         const within = at - unit * UNIT;
         return { kind: 'packed', unit, within, length: Math.min(limit, UNIT - within) };
       },
@@ -128,6 +129,18 @@ describe('reading ahead', () => {
     for (let i = 1; i <= 200; i++) await disk.read(new Uint8Array(512), ((i * 1237) % 4096) * UNIT);
     await settled(cache);
     expect(made.unpacked.length - before).toBeLessThanOrEqual(200);
+  });
+
+  test.each([8, 9, 16])('a damaged table ahead, from unit %i on, is no error of the reads before it', async lost => {
+    const made = packed(64, new Set(), 2, lost);
+    const { cache, disk } = diskOf(made, 64 * UNIT);
+    for (let unit = 0; unit < lost; unit++) {
+      const into = new Uint8Array(UNIT);
+      await disk.read(into, unit * UNIT);
+      expect(into[1]).toBe(byteAt(unit * UNIT + 1));
+    }
+    await settled(cache);
+    expect(() => disk.read(new Uint8Array(UNIT), lost * UNIT)).toThrow('is damaged');
   });
 
   test('what is decoded at the same time is bounded', async () => {

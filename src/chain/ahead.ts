@@ -74,17 +74,23 @@ export class ReadAhead {
     if (this.#at < end || this.#at > end + reach) this.#at = end;
     this.#until = Math.min(this.#source.size, end + reach);
     this.#loads = 0;
-    if (this.#seek()) this.#soon();
+    if (this.#seek() !== undefined) this.#soon();
   }
 
-  /** Goes on to the next place where there is something to do; false: none. */
-  #seek(): boolean {
-    while (this.#at < this.#until) {
-      const next = this.#source.look(this.#at);
-      if (next === null || next.unit > 0) return next === null || next.unit <= this.#farthest;
-      this.#at += next.length;
+  /** Goes on to the next place where there is something to do, and says what lies there; undefined: nothing is. */
+  #seek(): Next | null | undefined {
+    try {
+      while (this.#at < this.#until) {
+        const next = this.#source.look(this.#at);
+        if (next === null) return null;
+        if (next.unit > 0) return next.unit <= this.#farthest ? next : undefined;
+        this.#at += next.length;
+      }
+    } catch {
+      // Damaged metadata ahead: an error for whoever reads there, not for the read that is being answered.
+      this.#stop();
     }
-    return false;
+    return undefined;
   }
 
   /** After the replies that are ready now. */
@@ -100,12 +106,13 @@ export class ReadAhead {
   }
 
   #go(): void {
-    for (let begun = 0; this.#flying < IN_FLIGHT && this.#seek(); ) {
+    for (let begun = 0; this.#flying < IN_FLIGHT; ) {
+      const next = this.#seek();
+      if (next === undefined) return;
       if (begun >= PER_TURN) {
         this.#soon();
         return;
       }
-      const next = this.#source.look(this.#at);
       if (next === null && this.#loads++ >= LOADS) {
         this.#stop();
         return;
