@@ -35,11 +35,15 @@ import {
 import type { Slot } from './slot.ts';
 
 /**
- * Seconds for which the kernel may answer by itself. A writable file can grow, so its size is asked for each time; what is
- * out of a backup never changes.
+ * Seconds for which the kernel may answer by itself. What is out of a backup never changes. All other names are asked for
+ * each time, since a clone can be replaced by another one of the same name; a writable file can grow.
  */
-const nameValid = (node: Node): number => (node.recorded === undefined ? 1 : 3600);
-const attrValid = (node: Node): number => (node.kind === 'file' && node.writable ? 0 : nameValid(node));
+const FOREVER = 3600;
+const nameValid = (node: Node): number => (node.recorded === undefined ? 0 : FOREVER);
+const attrValid = (node: Node): number => {
+  if (node.kind === 'file' && node.writable) return 0;
+  return node.recorded === undefined ? 1 : FOREVER;
+};
 
 const text = new TextDecoder();
 
