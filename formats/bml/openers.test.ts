@@ -44,6 +44,34 @@ test('nobody waits for a thread that is still starting, and none is needed to fi
   expect(faults).toEqual(Array(3).fill('the block fails its digest'));
 });
 
+test('what a thread was doing when it ended is done without it', async () => {
+  const openers = new Openers(2, 0);
+  const blocks = Array.from({ length: 64 }, (_, i) => packed(i + 1));
+  const into = blocks.map(() => new Uint8Array(LENGTH));
+  const round = () => Promise.all(blocks.map(({ body, opening }, i) => openers.open(body, opening, into[i]!)));
+  // Until both threads have started.
+  await expect
+    .poll(
+      async () => {
+        let turned = false;
+        setImmediate(() => {
+          turned = true;
+        });
+        await round();
+        return turned;
+      },
+      { timeout: 20_000, interval: 100 },
+    )
+    .toBe(true);
+  for (const block of into) block.fill(0);
+  const last = round();
+  // The work goes out before the event loop turns.
+  for (let i = 0; i < 20; i++) await null;
+  await openers.end();
+  expect(await last).toEqual(blocks.map(() => null));
+  for (const [i, block] of into.entries()) expect(block.every(byte => byte === i + 1)).toBe(true);
+});
+
 test('a thread that was started and has nothing to do keeps no program from ending', () => {
   const program = `
     const { Openers } = await import(${JSON.stringify(new URL('./openers.ts', import.meta.url).href)});

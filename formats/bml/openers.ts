@@ -63,9 +63,12 @@ export class Openers {
     try {
       new Uint8Array(slot).set(body);
       const { key, ...rest } = opening;
-      const fault = await this.#send({ slot, body: body.length, key: this.#numberOf(key), opening: rest }, key);
+      const order = { slot, body: body.length, key: this.#numberOf(key), opening: rest };
+      // A thread that ended takes its work along, but not the record.
+      const fault = await this.#send(order, key).catch(() => openBody(body, opening));
       if (fault === null) into.set(new Uint8Array(slot, 0, opening.length));
-      return fault;
+      else if (typeof fault !== 'string') into.set(fault);
+      return typeof fault === 'string' ? fault : null;
     } finally {
       this.#give(slot);
     }
