@@ -26,6 +26,14 @@ describe('a choice between ways', () => {
     expect(shares(new Choice(3), [50, 53, 51], 5000)[0]).toBeGreaterThan(0.9);
   });
 
+  test('what was found out for another load is forgotten soon', () => {
+    const choice = new Choice(3);
+    shares(choice, [170, 60, 80], 5000);
+    expect(shares(choice, [22, 26, 54], 200)[2]).toBeGreaterThan(0.8);
+    expect(shares(choice, [6, 2, 3], 200)[0]).toBeGreaterThan(0.8);
+    expect(shares(choice, [22, 54, 20], 200)[1]).toBeGreaterThan(0.8);
+  });
+
   test('it follows when the load changes', () => {
     const choice = new Choice(3);
     shares(choice, [50, 20, 20], 5000);

@@ -7,6 +7,9 @@ const SELDOM = 2048;
 const WORTH = 1.15;
 /** Part of a new measurement in the running mean. */
 const WEIGHT = 0.25;
+/** The load is another one when the way in use yields more or less than before by this factor, so many rounds in a row. */
+const CHANGED = 1.6;
+const IN_A_ROW = 3;
 
 interface Way {
   /** Running mean of what it yields; 0: not tried. */
@@ -16,16 +19,21 @@ interface Way {
   left: number;
 }
 
+const untried = (ways: number): readonly Way[] =>
+  Array.from({ length: ways }, (_, i) => ({ rate: 0, every: SOON, left: i * 2 }));
+
 /**
  * Way 0 is the plain one. Whichever yields the most is used, and the others are tried now and then, each the more seldom
  * the less it pays: what is right changes with the load, and with what else the machine does.
  */
 export class Choice {
-  readonly #ways: readonly Way[];
+  #ways: readonly Way[];
   #chosen = 0;
+  /** Rounds in a row that do not fit what was found out. */
+  #strange = 0;
 
   constructor(ways: number) {
-    this.#ways = Array.from({ length: ways }, (_, i) => ({ rate: 0, every: SOON, left: i * 2 }));
+    this.#ways = untried(ways);
   }
 
   /** The way for the next round. */
@@ -41,11 +49,25 @@ export class Choice {
 
   /** What the round yielded that `next` began. A round that says nothing is not reported. */
   yielded(rate: number): void {
+    if (this.#isStrange(rate)) {
+      // Few large requests, many at a time, one after the other: what was the best for one load says nothing of the next.
+      this.#ways = untried(this.#ways.length);
+      this.#strange = 0;
+    }
     const way = this.#ways[this.#chosen]!;
     way.rate = way.rate === 0 ? rate : way.rate + (rate - way.rate) * WEIGHT;
     const pays = this.#best() === this.#chosen;
     way.every = pays ? SOON : Math.min(SELDOM, way.every * 2);
     way.left = way.every;
+  }
+
+  #isStrange(rate: number): boolean {
+    const best = this.#best();
+    if (this.#chosen !== best) return false;
+    const before = this.#ways[best]!.rate;
+    const differs = before > 0 && (rate > before * CHANGED || rate * CHANGED < before);
+    this.#strange = differs ? this.#strange + 1 : 0;
+    return this.#strange >= IN_A_ROW;
   }
 
   #best(): number {
