@@ -50,10 +50,11 @@ export class Choice {
   /** What the round yielded that `next` began. A round that says nothing is not reported. */
   yielded(rate: number): void {
     if (this.#isStrange(rate)) {
+      if (++this.#strange < IN_A_ROW) return;
       // Few large requests, many at a time, one after the other: what was the best for one load says nothing of the next.
       this.#ways = untried(this.#ways.length);
-      this.#strange = 0;
     }
+    this.#strange = 0;
     const way = this.#ways[this.#chosen]!;
     way.rate = way.rate === 0 ? rate : way.rate + (rate - way.rate) * WEIGHT;
     const pays = this.#best() === this.#chosen;
@@ -63,11 +64,9 @@ export class Choice {
 
   #isStrange(rate: number): boolean {
     const best = this.#best();
-    if (this.#chosen !== best) return false;
     const before = this.#ways[best]!.rate;
-    const differs = before > 0 && (rate > before * CHANGED || rate * CHANGED < before);
-    this.#strange = differs ? this.#strange + 1 : 0;
-    return this.#strange >= IN_A_ROW;
+    if (this.#chosen !== best || before === 0) return false;
+    return rate > before * CHANGED || rate * CHANGED < before;
   }
 
   #best(): number {
