@@ -184,6 +184,19 @@ describe('consolidate', () => {
     expect(killed).toBeGreaterThan(1);
   });
 
+  test('stopped after any of the removals: the next run completes it', async () => {
+    const done = fresh('removals');
+    expect((await consolidate(done, nameOf(1), nameOf(8))).code).toBe(0);
+    for (const left of [7, 6, 4, 1]) {
+      const repo = fresh(`removed-${left}`);
+      for (let i = left + 1; i < 8; i++) fs.rmSync(path.join(repo, 'web01', `${nameOf(i)}.bml`));
+      fs.copyFileSync(path.join(done, 'web01', `${nameOf(8)}.bml`), path.join(repo, 'web01', `${nameOf(8)}.bml`));
+      const ran = await consolidate(repo, nameOf(1), nameOf(8));
+      expect([left, ran.code, ran.stderr]).toEqual([left, 0, expect.anything()]);
+      await expectPoints(repo, [0, 8, 9]);
+    }
+  });
+
   test('system calls: no key is opened, little more than the union is written', async context => {
     if (spawnSync('strace', ['-V']).error !== undefined) return context.skip('strace is not installed');
     const repo = fresh('traced');

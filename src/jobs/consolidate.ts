@@ -71,6 +71,12 @@ export function planRange(
   clones: readonly ClonePin[],
 ): readonly RestorePoint[] {
   const line = lineOf(set, from, to);
+  refuseNeeded(set, line, clones);
+  return line;
+}
+
+/** Throws 'usage' when anything but the next one of the line needs a point that would be gone. */
+function refuseNeeded(set: BackupSet, line: readonly RestorePoint[], clones: readonly ClonePin[]): void {
   for (const [i, point] of line.slice(0, -1).entries()) {
     const branch = childrenOf(set, point).find(child => child !== line[i + 1]);
     if (branch !== undefined) {
@@ -82,6 +88,20 @@ export function planRange(
     const message = `clone ${clone.name} was made of ${set.name}@${point.name}, which would be gone`;
     throw new ImageError('usage', message, {}, { hint: `delete the clone, or consolidate up to ${point.name}` });
   }
+}
+
+/**
+ * What a run left that was stopped when the file of `to` held all of the range already: points that are to be removed, oldest
+ * first, and `to`. They are removed newest first, so that some may be gone. null: there was no such run.
+ */
+async function leftOf(spec: ConsolidateSpec, to: RestorePoint): Promise<readonly RestorePoint[] | null> {
+  const { set, store, format } = spec;
+  const held = new Set((await format.heldTimes(store, to.file)).map(timeName));
+  const from = pointNamed(set, spec.from)?.name ?? spec.from.slice(spec.from.lastIndexOf('@') + 1);
+  if (from === to.name || !held.has(from)) return null;
+  const left = set.points.filter(({ name }) => name !== to.name && name >= from && held.has(name));
+  const line = [...left, to];
+  refuseNeeded(set, line, spec.clones);
   return line;
 }
 
@@ -107,15 +127,13 @@ export async function consolidate(spec: ConsolidateSpec): Promise<ConsolidateRes
   const { set, store, format } = spec;
   const to = pointNamed(set, spec.to);
   if (to === null) throw unknown(set, spec.to, '--to');
+  const left = await leftOf(spec, to);
   const from = pointNamed(set, spec.from);
-  if (from === null) {
-    // A run that was stopped while it removed files may have come as far as the first one.
-    const times = await format.heldTimes(store, to.file);
-    const wanted = spec.from.slice(spec.from.lastIndexOf('@') + 1);
-    if (!times.some(time => timeName(time) === wanted)) throw unknown(set, spec.from, '--from');
+  if (left === null && from === null) throw unknown(set, spec.from, '--from');
+  const line = left ?? planRange(set, from!, to, spec.clones);
+  if (line.length === 1 && left !== null) {
     return { point: to, gone: [], built: false, records: 0, bytes: 0, removed: [] };
   }
-  const line = planRange(set, from, to, spec.clones);
   const gone = line.slice(0, -1);
   spec.planned(gone, to);
   const { signal } = spec;
