@@ -1,7 +1,7 @@
 /** The files of a Clonezilla image, by what they are named. */
 
 import type { ByteSource, Bytes, Done, Store, StoreEntry } from '../../src/base/contracts.ts';
-import { also, joined } from '../../src/base/done.ts';
+import { inParts } from '../../src/base/done.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lazySource } from '../../src/base/lazy.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
@@ -144,16 +144,13 @@ export function streamSource({ store, path }: Folder, { stem, pieces }: Stream):
         const got = Math.max(0, size - at);
         throw new ImageError('corrupt', `the file ends early: ${got} of ${into.length} bytes`, { file: name, at });
       }
-      let pending: Promise<void>[] | undefined;
-      for (let done = 0; done < into.length; ) {
+      return inParts(into.length, (done, wait) => {
         const i = lastAtOrBefore(starts, at + done);
         const within = at + done - starts[i]!;
         const part = into.subarray(done, done + pieces[i]!.size - within);
-        const waiting = sources[i]!.read(part, within);
-        if (waiting !== undefined) pending = also(pending, waiting);
-        done += part.length;
-      }
-      return joined(pending);
+        wait(sources[i]!.read(part, within));
+        return done + part.length;
+      });
     },
     async [Symbol.asyncDispose]() {
       for (const source of sources) await source[Symbol.asyncDispose]();

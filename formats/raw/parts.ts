@@ -1,6 +1,6 @@
 /** Raw disks that were cut into files of one length: `disk.001`, `disk.002` …, or `disk.raw.aa`, `disk.raw.ab` …. */
 import type { ByteSource, Bytes, Done, Store } from '../../src/base/contracts.ts';
-import { also, joined } from '../../src/base/done.ts';
+import { inParts } from '../../src/base/done.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 
@@ -54,27 +54,17 @@ function concatenated(name: string, parts: readonly ByteSource[]): ByteSource {
     name,
     size,
     read(into, at): Done {
-      let pending: Promise<void>[] | undefined;
       if (at + into.length > size) {
         const got = Math.max(0, size - at);
         throw new ImageError('corrupt', `the disk ends early: ${got} of ${into.length} bytes`, { file: name, at });
       }
-      for (let done = 0, i = lastAtOrBefore(starts, at); done < into.length; i++) {
+      return inParts(into.length, (done, wait) => {
+        const i = lastAtOrBefore(starts, at + done);
         const within = at + done - starts[i]!;
         const length = Math.min(into.length - done, parts[i]!.size - within);
-        const to = into.subarray(done, done + length);
-        done += length;
-        try {
-          const reading = parts[i]!.read(to, within);
-          if (reading !== undefined) pending = also(pending, reading);
-        } catch (error) {
-          // Earlier parts may still be on their way into the buffer: the error waits for them.
-          if (pending === undefined) throw error;
-          pending.push(Promise.reject(error));
-          break;
-        }
-      }
-      return joined(pending);
+        wait(parts[i]!.read(into.subarray(done, done + length), within));
+        return done + length;
+      });
     },
     extent(at, limit) {
       const i = lastAtOrBefore(starts, at);

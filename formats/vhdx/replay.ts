@@ -1,6 +1,6 @@
 /** A file as it would be after its log was replayed, without changing it. */
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
-import { also, joined } from '../../src/base/done.ts';
+import { inParts } from '../../src/base/done.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lastAtOrBefore } from '../../src/base/range.ts';
 import type { Change, Entry } from './log.ts';
@@ -69,21 +69,17 @@ export function replayed(source: ByteSource, entries: readonly Entry[]): ByteSou
         const message = `the file ends early: ${Math.max(0, size - at)} of ${into.length} bytes`;
         throw new ImageError('corrupt', message, { file: source.name, at });
       }
-      let pending: Promise<void>[] | undefined;
-      for (let done = 0; done < into.length; ) {
+      return inParts(into.length, (done, wait) => {
         const fileAt = at + done;
         const i = lastAtOrBefore(bounds, fileAt);
         const change = i < 0 ? undefined : changes[owner[i]!];
         const end = i + 1 < bounds.length ? bounds[i + 1]! : size;
         const part = into.subarray(done, done + Math.min(into.length - done, end - fileAt));
-        done += part.length;
-        if (change === undefined) {
-          const waiting = readFile(part, fileAt);
-          if (waiting !== undefined) pending = also(pending, waiting);
-        } else if (change.page === null) part.fill(0);
+        if (change === undefined) wait(readFile(part, fileAt));
+        else if (change.page === null) part.fill(0);
         else part.set(change.page.subarray(fileAt - change.at, fileAt - change.at + part.length));
-      }
-      return joined(pending);
+        return done + part.length;
+      });
     },
     [Symbol.asyncDispose]: () => source[Symbol.asyncDispose](),
   };

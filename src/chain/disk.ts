@@ -1,5 +1,5 @@
 import type { Bytes, Disk, Done, Extent, Layer, Location } from '../base/contracts.ts';
-import { also, joined } from '../base/done.ts';
+import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
 import { ReadAhead } from './ahead.ts';
 import type { UnitCache } from './cache.ts';
@@ -44,7 +44,7 @@ export function chainDisk(spec: ChainSpec): Disk {
   };
 
   /** Reads what one answer covers, from `done` on; what has to be waited for goes to `wait`. Returns the new `done`. */
-  const step = (into: Uint8Array, at: Bytes, done: number, wait: (work: Promise<void>) => void): number => {
+  const step = (into: Uint8Array, at: Bytes, done: number, wait: (work: Done) => void): number => {
     const guestAt = at + done;
     const left = into.length - done;
     const owner = index === null ? ONLY : index.ownerAt(guestAt, left);
@@ -60,8 +60,7 @@ export function chainDisk(spec: ChainSpec): Disk {
       wait(loaded.then(() => read(into.subarray(done), guestAt)));
       return into.length;
     }
-    const waiting = fetchPart(owner!.layer, layer!, where, into.subarray(done, done + where.length));
-    if (waiting !== undefined) wait(waiting);
+    wait(fetchPart(owner!.layer, layer!, where, into.subarray(done, done + where.length)));
     return done + where.length;
   };
 
@@ -70,19 +69,9 @@ export function chainDisk(spec: ChainSpec): Disk {
       throw new ImageError('out-of-range', `${into.length} bytes at ${at} are not inside the disk of ${size} bytes`);
     }
     packed = false;
-    let pending: Promise<void>[] | undefined;
-    const wait = (work: Promise<void>): void => {
-      pending = also(pending, work);
-    };
-    try {
-      for (let done = 0; done < into.length; ) done = step(into, at, done, wait);
-    } catch (error) {
-      // Earlier parts may still be on their way into the buffer: the error waits for them.
-      if (pending === undefined) throw error;
-      wait(Promise.reject(error));
-    }
+    const filled = inParts(into.length, (done, wait) => step(into, at, done, wait));
     if (packed) ahead.saw(at, into.length);
-    return joined(pending);
+    return filled;
   };
   return {
     id: spec.id,

@@ -3,8 +3,9 @@
  * what must be unpacked comes from the parser child.
  */
 import type { Bytes, Disk, Done } from '../base/contracts.ts';
-import { also, joined } from '../base/done.ts';
+import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
+import { lastAtOrBefore } from '../base/range.ts';
 import type { Parser } from './parser.ts';
 import { type NodePath, RANGE_WORDS, type RangesRecord, STORED } from './protocol.ts';
 
@@ -96,15 +97,8 @@ class Content implements FileContent {
         return index;
       }
     }
-    let low = 0;
-    let high = starts.length - 1;
-    while (low < high) {
-      const middle = low + Math.ceil((high - low) / 2);
-      if (starts[middle]! <= at) low = middle;
-      else high = middle - 1;
-    }
-    this.#recent = low;
-    return low;
+    this.#recent = lastAtOrBefore(starts, at);
+    return this.#recent;
   }
 
   async #load(at: Bytes): Promise<void> {
@@ -122,31 +116,18 @@ class Content implements FileContent {
   }
 
   read(into: Uint8Array, at: Bytes): Done {
-    let pending: Promise<void>[] | undefined;
-    try {
-      for (let done = 0; done < into.length; ) {
-        const index = this.#find(at + done);
-        if (index === null) {
-          const rest = into.subarray(done);
-          const from = at + done;
-          pending = also(
-            pending,
-            this.#load(from).then(() => this.read(rest, from)),
-          );
-          break;
-        }
-        const { length, disk, at: place } = this.#range(index, at + done);
-        const target = into.subarray(done, done + length);
-        const waiting = this.#part(target, at + done, disk, place);
-        if (waiting !== undefined) pending = also(pending, waiting);
-        done += target.length;
+    return inParts(into.length, (done, wait) => {
+      const from = at + done;
+      const index = this.#find(from);
+      if (index === null) {
+        wait(this.#load(from).then(() => this.read(into.subarray(done), from)));
+        return into.length;
       }
-    } catch (error) {
-      // Earlier parts may still be on their way into the buffer: the error waits for them.
-      if (pending === undefined) throw error;
-      pending.push(Promise.reject(error));
-    }
-    return joined(pending);
+      const { length, disk, at: place } = this.#range(index, from);
+      const target = into.subarray(done, done + length);
+      wait(this.#part(target, from, disk, place));
+      return done + target.length;
+    });
   }
 
   #part(target: Uint8Array, at: Bytes, disk: number, place: Bytes): Done {

@@ -3,7 +3,7 @@
  * disk goes on in a second one; below 8 TiB there is one file, as large and as sparse as what the guest wrote.
  */
 import type { Bytes, Done } from '../base/contracts.ts';
-import { allDone, also, joined } from '../base/done.ts';
+import { allDone, inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
 import type { OverlayFile, OverlayFiles } from './files.ts';
 
@@ -42,22 +42,12 @@ export class DataFiles {
   read(into: Uint8Array, at: Bytes): Done {
     const within = at % this.#segment;
     if (within + into.length <= this.#segment) return this.#fileAt(at).read(into, within);
-    let pending: Promise<void>[] | undefined;
-    for (let done = 0; done < into.length; ) {
+    return inParts(into.length, (done, wait) => {
       const from = (at + done) % this.#segment;
       const part = into.subarray(done, Math.min(into.length, done + this.#segment - from));
-      try {
-        const read = this.#fileAt(at + done).read(part, from);
-        if (read !== undefined) pending = also(pending, read);
-      } catch (error) {
-        // An earlier part may still be on its way into the buffer: the error waits for it.
-        if (pending === undefined) throw error;
-        pending = also(pending, Promise.reject(error));
-        break;
-      }
-      done += part.length;
-    }
-    return joined(pending);
+      wait(this.#fileAt(at + done).read(part, from));
+      return done + part.length;
+    });
   }
 
   write(from: Uint8Array, at: Bytes): void {

@@ -1,6 +1,6 @@
 /** Disks that are put together from stretches of others: arrays and logical volumes. */
 import type { Bytes, Disk, Done } from '../base/contracts.ts';
-import { also, joined } from '../base/done.ts';
+import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
 import type { Place, Stretch } from './stretch.ts';
 
@@ -77,26 +77,13 @@ function composedDisk({ its, sectorSize, mapping }: ComposedSpec): Disk {
     read(into, at) {
       if (at < 0 || at + into.length > mapping.size)
         throw new ImageError('out-of-range', 'outside the volume', { file: its, at });
-      let pending: Promise<void>[] | undefined;
-      for (let done = 0; done < into.length; ) {
+      return inParts(into.length, (done, wait) => {
         const mapped = mapping.at(at + done, into.length - done);
         const target = into.subarray(done, done + mapped.length);
-        done += mapped.length;
-        if (mapped.kind === 'zero') {
-          target.fill(0);
-          continue;
-        }
-        try {
-          const waiting = readWays(its, mapped.ways, target);
-          if (waiting !== undefined) pending = also(pending, waiting);
-        } catch (error) {
-          // Earlier parts may still be on their way into the buffer: the error waits for them.
-          if (pending === undefined) throw error;
-          pending.push(Promise.reject(error));
-          break;
-        }
-      }
-      return joined(pending);
+        if (mapped.kind === 'zero') target.fill(0);
+        else wait(readWays(its, mapped.ways, target));
+        return done + mapped.length;
+      });
     },
     async [Symbol.asyncDispose]() {},
   };

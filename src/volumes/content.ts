@@ -1,6 +1,6 @@
 /** Contents of files: runs of the disk, bytes in memory, and units that are unpacked. */
 import type { Bytes, Done } from '../base/contracts.ts';
-import { also, joined } from '../base/done.ts';
+import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
 import type { FileContent, FileRange } from './contracts.ts';
 import type { Runs } from './runs.ts';
@@ -49,26 +49,13 @@ export function runsContent(source: VolumeSource, runs: Runs, size: Bytes, valid
     return { kind: 'zero', length: Math.min(most, next - at) };
   };
   const read = (into: Uint8Array, at: Bytes): Done => {
-    let pending: Promise<void>[] | undefined;
-    for (let done = 0; done < into.length; ) {
+    return inParts(into.length, (done, wait) => {
       const part = range(at + done, into.length - done);
       const target = into.subarray(done, done + part.length);
-      done += part.length;
-      if (part.kind !== 'disk') {
-        target.fill(0);
-        continue;
-      }
-      try {
-        const waiting = source.disk.read(target, part.at);
-        if (waiting !== undefined) pending = also(pending, waiting);
-      } catch (error) {
-        // Earlier parts may still be on their way into the buffer: the error waits for them.
-        if (pending === undefined) throw error;
-        pending.push(Promise.reject(error));
-        break;
-      }
-    }
-    return joined(pending);
+      if (part.kind === 'disk') wait(source.disk.read(target, part.at));
+      else target.fill(0);
+      return done + part.length;
+    });
   };
   return { size, range, read };
 }
