@@ -3,7 +3,7 @@ import type { KeyObject } from 'node:crypto';
 import os from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { ImageError } from '../../src/base/errors.ts';
-import { type Opening, openBody } from './opening.ts';
+import { type Opening, openInto } from './opening.ts';
 import type { Order, Orders, Told } from './opening-worker.ts';
 
 /** So many blocks are opened in the caller's thread first: who reads a few needs no threads. */
@@ -53,10 +53,7 @@ export class Openers {
   async open(body: Uint8Array, opening: Opening, into: Uint8Array): Promise<string | null> {
     if (opening.length < LEAST || this.#opened < this.#atHome || this.#most === 0) {
       this.#opened++;
-      const opened = openBody(body, opening);
-      if (typeof opened === 'string') return opened;
-      into.set(opened);
-      return null;
+      return openInto(into, body, opening);
     }
     const size = Math.max(body.length, opening.length);
     const slot = await this.#take(size);
@@ -64,11 +61,12 @@ export class Openers {
       new Uint8Array(slot).set(body);
       const { key, ...rest } = opening;
       const order = { slot, body: body.length, key: this.#numberOf(key), opening: rest };
-      // A thread that ended takes its work along, but not the record.
-      const fault = await this.#send(order, key).catch(() => openBody(body, opening));
+      const fault = await this.#send(order, key);
       if (fault === null) into.set(new Uint8Array(slot, 0, opening.length));
-      else if (typeof fault !== 'string') into.set(fault);
-      return typeof fault === 'string' ? fault : null;
+      return fault;
+    } catch {
+      // A thread that ended takes its work along, but not the record.
+      return openInto(into, body, opening);
     } finally {
       this.#give(slot);
     }
@@ -150,9 +148,7 @@ export class Openers {
   #atOnce({ order, key, resolve, reject }: Waiting): void {
     try {
       const bytes = new Uint8Array(order.slot);
-      const opened = openBody(bytes.subarray(0, order.body), { ...order.opening, key });
-      if (typeof opened !== 'string') bytes.set(opened);
-      resolve(typeof opened === 'string' ? opened : null);
+      resolve(openInto(bytes, bytes.subarray(0, order.body), { ...order.opening, key }));
     } catch (error) {
       reject(error);
     }

@@ -1,7 +1,7 @@
 /** A thread that opens records. */
 import type { KeyObject } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
-import { type Opening, openBody } from './opening.ts';
+import { type Opening, openInto } from './opening.ts';
 
 /** The body lies at the start of `slot`, and the block takes its place. */
 export interface Order {
@@ -28,10 +28,7 @@ if (parentPort !== null) {
     for (const [number, key] of message.keys) keys.set(number, key);
     const faults = message.orders.map(({ slot, body, key, opening }): string | null => {
       const bytes = new Uint8Array(slot);
-      const opened = openBody(bytes.subarray(0, body), { ...opening, key: key === 0 ? null : keys.get(key)! });
-      if (typeof opened === 'string') return opened;
-      bytes.set(opened);
-      return null;
+      return openInto(bytes, bytes.subarray(0, body), { ...opening, key: key === 0 ? null : keys.get(key)! });
     });
     port.postMessage(faults satisfies Told);
   });

@@ -18,8 +18,16 @@ export interface Opening {
   readonly length: number;
 }
 
+/** Fills the start of `into` with the block, which may be where `body` is. A string says why not; null: it is there. */
+export function openInto(into: Uint8Array, body: Uint8Array, opening: Opening): string | null {
+  const opened = openBody(body, opening);
+  if (typeof opened === 'string') return opened;
+  into.set(opened);
+  return null;
+}
+
 /** What follows the record's header becomes the block. A string says why it does not; nothing is handed out then. */
-export function openBody(body: Uint8Array, opening: Opening): Uint8Array | string {
+function openBody(body: Uint8Array, opening: Opening): Uint8Array | string {
   const { key, aad, codec, length, digest } = opening;
   let packed = body;
   if (key !== null) {
