@@ -42,9 +42,10 @@ async function hostOf(layer: Layer, at: Bytes, end: Bytes): Promise<HostPart> {
     }
     if (found.kind === 'plain') return { source: found.source, at: found.at - (pos - at) };
     // An entry that makes no sense says so by itself.
-    if (found.kind === 'packed') await layer.unpack(found.unit, new Uint8Array(layer.blockSize));
-    if (found.kind === 'packed')
+    if (found.kind === 'packed') {
+      await layer.unpack(found.unit, new Uint8Array(layer.blockSize));
       throw new ImageError('unsupported', `cluster ${found.unit} is compressed and encrypted`);
+    }
     pos += found.length;
   }
   throw new ImageError('out-of-range', `nothing is stored at ${at}`);
