@@ -86,8 +86,11 @@ export function namesIn(folder: string): readonly string[] {
   }
 }
 
-/** Whether there is a program that this user may run. */
-export function isProgram(file: string): boolean {
+/** The path of a program that this user may run, in the first of the folders that has it; null: none has. */
+export const findProgram = (name: string, folders: readonly string[]): string | null =>
+  folders.map(folder => path.join(folder, name)).find(isProgram) ?? null;
+
+function isProgram(file: string): boolean {
   try {
     fs.accessSync(file, fs.constants.X_OK);
     return fs.statSync(file).isFile();

@@ -3,6 +3,7 @@ import crypto from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { findProgram } from '../base/files.ts';
 import { native } from '../base/native.ts';
 import { isOrdinaryUser } from '../host/fuse/fusermount.ts';
 import { probeKvm } from '../jobs/accelerator.ts';
@@ -34,22 +35,13 @@ const check = (name: string, ok: boolean, detail: string, get: string, essential
 });
 
 /** The program's path; null when it is nowhere in PATH, nor in the folders that hold it for root. */
-function findProgram(name: string): string | null {
-  const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin', '/usr/bin', '/bin'];
-  for (const folder of folders) {
-    const full = path.join(folder || '.', name);
-    try {
-      fs.accessSync(full, fs.constants.X_OK);
-      if (fs.statSync(full).isFile()) return full;
-    } catch {
-      // Not in this folder.
-    }
-  }
-  return null;
+function inPath(name: string): string | null {
+  const folders = (process.env.PATH ?? '').split(':').map(folder => folder || '.');
+  return findProgram(name, [...folders, '/usr/sbin', '/sbin', '/usr/bin', '/bin']);
 }
 
 function programCheck(names: readonly string[], title: string, get: string, essential = false): Check {
-  const found = names.map(findProgram);
+  const found = names.map(inPath);
   const missing = names.filter((_, i) => found[i] === null);
   const detail = missing.length === 0 ? found.join(', ') : `${missing.join(', ')} missing`;
   return check(title, missing.length === 0, detail, get, essential);
@@ -79,7 +71,7 @@ function mountRight(): Check {
     const get = 'a container needs --cap-add SYS_ADMIN';
     return check(name, false, 'root without CAP_SYS_ADMIN', get, true);
   }
-  const program = findProgram('fusermount3');
+  const program = inPath('fusermount3');
   if (program === null)
     return check(name, false, 'no: fusermount3 is missing', 'apt-get install fuse3, or run as root', true);
   const stat = fs.statSync(program);
@@ -117,7 +109,7 @@ function kernel(): Check {
 async function kvm(): Promise<Check> {
   const name = 'KVM';
   const get = 'optional: guests boot without it, slowly. A CPU with virtualization, and membership in group kvm';
-  if (findProgram('qemu-system-x86_64') === null) return check(name, false, 'cannot be tried without QEMU', get);
+  if (inPath('qemu-system-x86_64') === null) return check(name, false, 'cannot be tried without QEMU', get);
   try {
     fs.closeSync(fs.openSync('/dev/kvm', fs.constants.O_RDWR));
   } catch (error) {

@@ -1,18 +1,17 @@
 /** What bounds a child of this program, by programs of util-linux; without them the child's heap is bounded all the same. */
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
+import { findProgram } from '../base/files.ts';
 
 const PLACES = ['/usr/bin', '/bin'];
-const find = (name: string): string | undefined =>
-  PLACES.map(place => `${place}/${name}`).find(file => fs.existsSync(file));
 
 /**
  * How to start Node with `flags` so that it dies with this program: a child that computes without end would not notice
  * that nobody listens any more.
  */
 export function tied(flags: readonly string[]): { readonly execPath: string; readonly execArgv: string[] } {
-  const setpriv = find('setpriv');
-  if (setpriv === undefined) return { execPath: process.execPath, execArgv: [...flags] };
+  const setpriv = findProgram('setpriv', PLACES);
+  if (setpriv === null) return { execPath: process.execPath, execArgv: [...flags] };
   return { execPath: setpriv, execArgv: ['--pdeathsig', 'KILL', '--', process.execPath, ...flags] };
 }
 
@@ -21,9 +20,9 @@ export function tied(flags: readonly string[]): { readonly execPath: string; rea
  * also holds for buffers outside the JavaScript heap, whose allocation then fails as an error of that moment.
  */
 export async function limitMemory(pid: number, bytes: number): Promise<boolean> {
-  const prlimit = find('prlimit');
+  const prlimit = findProgram('prlimit', PLACES);
   const held = /^VmData:\s*(\d+) kB/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
-  if (prlimit === undefined || held === undefined) return false;
+  if (prlimit === null || held === undefined) return false;
   const limit = Number(held) * 1024 + bytes;
   const child = spawn(prlimit, ['--pid', String(pid), '--core=0', `--data=${limit}`], {
     stdio: 'ignore',

@@ -3,7 +3,7 @@
  * and it does nothing about them; a slow disk is not a hang, and another worker would wait for the same disk.
  */
 import fs from 'node:fs';
-import { mountsOf } from '../host/fuse/mount.ts';
+import { connectionFolder, mountsOf } from '../host/fuse/mount.ts';
 
 /** What is seen at one look. */
 export interface Sight {
@@ -83,7 +83,7 @@ export function waitingAt(at: string): number | null {
   const mount = mountsOf(at).at(-1);
   if (mount === undefined) return 0;
   try {
-    return Number(fs.readFileSync(`/sys/fs/fuse/connections/${mount.device.split(':')[1]}/waiting`, 'latin1'));
+    return Number(fs.readFileSync(`${connectionFolder(mount)}/waiting`, 'latin1'));
   } catch {
     return null;
   }

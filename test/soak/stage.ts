@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { mountsOf } from '../../src/host/fuse/mount.ts';
+import { connectionFolder, mountsOf } from '../../src/host/fuse/mount.ts';
 import { askControl } from '../../src/server/control.ts';
 import { releaseMountpoint } from '../../src/server/guard.ts';
 import { runPaths } from '../../src/server/paths.ts';
@@ -98,7 +98,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     end();
     throw error;
   }
-  const connection = `/sys/fs/fuse/connections/${mountsOf(mnt)[0]!.device.split(':')[1]}`;
+  const connection = connectionFolder(mountsOf(mnt)[0]!);
   if (!fs.existsSync(connection)) run('mount', ['-t', 'fusectl', 'fusectl', '/sys/fs/fuse/connections']);
   const { socket } = runPaths(mnt);
   const ask = (request: ControlRequest): Promise<unknown> => askControl(socket, request, mnt);

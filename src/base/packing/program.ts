@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { pipeline, Readable } from 'node:stream';
 import type { ByteSource } from '../contracts.ts';
 import { ImageError } from '../errors.ts';
-import { isProgram } from '../files.ts';
+import { findProgram } from '../files.ts';
 import { partsOf } from './stream.ts';
 
 export interface Program {
@@ -20,7 +20,7 @@ const TOLD_MOST = 2000;
 
 /** The absolute path; null when it is not installed. */
 export function programPath({ name }: Program): string | null {
-  return FOLDERS.map(folder => `${folder}/${name}`).find(isProgram) ?? null;
+  return findProgram(name, FOLDERS);
 }
 
 /** What the program makes of the file. Ended when nobody wants more. 'corrupt' when it says that it cannot. */

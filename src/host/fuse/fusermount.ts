@@ -3,20 +3,20 @@
  * socket that it inherits (its number in `_FUSE_COMMFD`).
  */
 import { spawnSync } from 'node:child_process';
-import fs from 'node:fs';
 import type { MountOptions } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
+import { findProgram } from '../../base/files.ts';
 import { native } from '../../base/native.ts';
 
-const PROGRAMS = ['/usr/bin/fusermount3', '/bin/fusermount3'];
+const PLACES = ['/usr/bin', '/bin'];
 const ENVIRONMENT = { PATH: '/usr/bin:/bin:/usr/sbin:/sbin', LC_ALL: 'C' };
 
 /** Whether mount(2) is for others, so that `fusermount3` has to do it. */
 export const isOrdinaryUser = (): boolean => process.geteuid?.() !== 0;
 
 export function fusermount(): string {
-  const found = PROGRAMS.find(file => fs.existsSync(file));
-  if (found !== undefined) return found;
+  const found = findProgram('fusermount3', PLACES);
+  if (found !== null) return found;
   const hint = 'apt-get install fuse3, or mount as root';
   throw new ImageError(
     'unsupported',

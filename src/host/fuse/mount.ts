@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { MountOptions } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
+import { findProgram } from '../../base/files.ts';
 import { fusermount, isOrdinaryUser, mountByFusermount } from './fusermount.ts';
 
 const TYPE = 'fuse.bootmount';
@@ -24,8 +25,8 @@ export interface Mount {
 }
 
 function program(name: string): string {
-  const found = PLACES.map(place => `${place}/${name}`).find(file => fs.existsSync(file));
-  if (found === undefined)
+  const found = findProgram(name, PLACES);
+  if (found === null)
     throw new ImageError(
       'unsupported',
       `the program ${name} is missing`,
@@ -241,11 +242,14 @@ export function openFuse(at: string, options: MountOptions): number {
   }
 }
 
+/** Where the kernel shows a mount's connection, when its list of them is mounted (fuse.txt, "Control filesystem"). */
+export const connectionFolder = ({ device }: Mount): string => `/sys/fs/fuse/connections/${device.split(':')[1]}`;
+
 /** Ends the connection of the mount at `at`: whoever waits for an answer gets an error now. */
 export function abortConnection(at: string): void {
   const mount = mountsOf(path.resolve(at)).at(-1);
   if (mount === undefined) return;
-  fs.writeFileSync(`/sys/fs/fuse/connections/${mount.device.split(':')[1]}/abort`, '1');
+  fs.writeFileSync(`${connectionFolder(mount)}/abort`, '1');
 }
 
 /**
