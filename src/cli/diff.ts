@@ -1,8 +1,7 @@
 import { ImageError } from '../base/errors.ts';
-import { changesBetween } from '../chain/changes.ts';
 import { findPoint } from '../chain/find.ts';
 import type { RestorePoint } from '../chain/point.ts';
-import type { DiskChanges } from '../files/compare.ts';
+import { changesOf } from '../files/compare.ts';
 import { type Difference, differencesOf } from '../files/differences.ts';
 import { nodeAt } from '../files/path.ts';
 import type { PointDir } from '../files/point-files.ts';
@@ -42,9 +41,6 @@ async function folderIn(
   if (node.kind !== 'dir') throw new ImageError('usage', 'is no folder', { file: path.join('/') });
   return node;
 }
-
-const changesOf = (a: RestorePoint, b: RestorePoint): DiskChanges =>
-  a.disks.map(({ name }, index) => (b.disks[index]?.name === name ? changesBetween(a, b, index) : null));
 
 export const command: Verb = {
   name: 'diff',

@@ -8,8 +8,8 @@ import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.
 import { childOf, entriesOf, Recent } from './folders.ts';
 import {
   type DiskSpec,
-  type FailureRecord,
   type FromChild,
+  failureOf,
   type ListRecord,
   type NodePath,
   type NodeRecord,
@@ -32,11 +32,6 @@ const waiting = new Map<number, { into: Uint8Array; resolve(): void; reject(erro
 let asked = 0;
 
 const send = (message: FromChild): void => void process.send!(message);
-
-const failureOf = (error: unknown): FailureRecord =>
-  error instanceof ImageError
-    ? { fault: error.fault, message: error.message, where: error.where }
-    : { fault: 'corrupt', message: error instanceof Error ? error.message : String(error), where: {} };
 
 /** A disk whose bytes the program reads for us. */
 function remoteDisk(group: number, index: number, { name, size, sectorSize }: DiskSpec): Disk {
@@ -234,7 +229,7 @@ async function carryOut(work: Work): Promise<unknown> {
       return Promise.all(
         work.names.map(name =>
           recordAt({ ...work, path: [...work.path, name] }, work.ranges).catch(error => ({
-            failure: failureOf(error),
+            failure: failureOf(error, 'corrupt'),
           })),
         ),
       );
@@ -266,7 +261,7 @@ function heard(message: ToChild): void {
     const { id, work } = message;
     carryOut(work).then(
       value => send({ id, value }),
-      error => send({ id, failure: failureOf(error) }),
+      error => send({ id, failure: failureOf(error, 'corrupt') }),
     );
   } else if ('data' in message) {
     answered(message.answers, ({ into, resolve }) => {

@@ -1,12 +1,17 @@
 /** Whether files of two points of one chain are the same: what the layers say is unchanged is not read. */
 import type { Bytes } from '../base/contracts.ts';
-import type { Changed, Changes } from '../chain/changes.ts';
+import { type Changed, type Changes, changesBetween } from '../chain/changes.ts';
+import type { RestorePoint } from '../chain/point.ts';
 import type { FileContent, StoredRange } from './content.ts';
 import type { PointNode } from './point-files.ts';
 import { STORED } from './protocol.ts';
 
 /** By disk; null: nothing is known of how the two points differ. */
 export type DiskChanges = readonly (Changes | null)[];
+
+/** Disks are the same ones when they have the same place and name. */
+export const changesOf = (a: RestorePoint, b: RestorePoint): DiskChanges =>
+  a.disks.map(({ name }, index) => (b.disks[index]?.name === name ? changesBetween(a, b, index) : null));
 
 export interface DiskStretch {
   readonly disk: number;

@@ -3,9 +3,8 @@
  * metadata on the way, and its own ranges) tells for the next point, by the layers between them alone, that it is the same.
  */
 import { ImageError } from '../base/errors.ts';
-import { changesBetween } from '../chain/changes.ts';
 import type { RestorePoint } from '../chain/point.ts';
-import { type DiskChanges, type DiskStretch, sameAttributes, sameContent, unchanged } from './compare.ts';
+import { changesOf, type DiskStretch, sameAttributes, sameContent, unchanged } from './compare.ts';
 import type { FileContent } from './content.ts';
 import type { Parser } from './parser.ts';
 import { nodeAt } from './path.ts';
@@ -74,9 +73,6 @@ async function look(parser: Parser, point: RestorePoint, path: readonly string[]
     return { ...nothing, files, problem: missing ? null : error, footprint: missing ? [...seen.values()] : null };
   }
 }
-
-const changesOf = (a: RestorePoint, b: RestorePoint): DiskChanges =>
-  a.disks.map(({ name }, index) => (b.disks[index]?.name === name ? changesBetween(a, b, index) : null));
 
 async function changeOf(before: Sight | null, now: Sight, signal: AbortSignal): Promise<FileVersion['change'] | null> {
   if (now.problem !== null) return 'unreadable';

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { limitMemory, tied } from './limits.ts';
-import type { DiskSpec, FailureRecord, FromChild, ToChild, Work } from './protocol.ts';
+import { type DiskSpec, type FailureRecord, type FromChild, failureOf, type ToChild, type Work } from './protocol.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
 const SOURCES = fileURLToPath(new URL('../..', import.meta.url));
@@ -255,11 +255,7 @@ export class Parser implements AsyncDisposable {
       await (await its.open()).read(data, at);
       this.#send(child, { answers: needs, data });
     } catch (error) {
-      const failure: FailureRecord =
-        error instanceof ImageError
-          ? { fault: error.fault, message: error.message, where: error.where }
-          : { fault: 'io', message: error instanceof Error ? error.message : String(error), where: {} };
-      this.#send(child, { answers: needs, failure });
+      this.#send(child, { answers: needs, failure: failureOf(error, 'io') });
     } finally {
       child.owed--;
       child.heard = performance.now();

@@ -3,7 +3,7 @@
  * a file names it by its path, so that a child that was started anew knows as much as the one before.
  */
 import type { Bytes } from '../base/contracts.ts';
-import type { Fault, Where } from '../base/errors.ts';
+import { type Fault, ImageError, type Where } from '../base/errors.ts';
 import type { EntryKind } from '../volumes/contracts.ts';
 import type { LockedVolume } from '../volumes/volumes.ts';
 
@@ -81,6 +81,12 @@ export interface FailureRecord {
   readonly message: string;
   readonly where: Where;
 }
+
+/** What goes over the channel; `otherwise`: the fault of an error that is none of an image. */
+export const failureOf = (error: unknown, otherwise: Fault): FailureRecord =>
+  error instanceof ImageError
+    ? { fault: error.fault, message: error.message, where: error.where }
+    : { fault: otherwise, message: error instanceof Error ? error.message : String(error), where: {} };
 
 export type ToChild =
   /** For encrypted volumes. */
