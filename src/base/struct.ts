@@ -114,6 +114,11 @@ export const u16le = u16(true);
 export const u16be = u16(false);
 export const u32le = u32(true);
 export const u32be = u32(false);
+export const i32le: Field<number> = {
+  size: 4,
+  read: (v, at) => v.getInt32(at, true),
+  write: (v, at, x) => v.setInt32(at, x, true),
+};
 export const u64le = u64(true);
 export const u64be = u64(false);
 /** Feature masks and other words that are not numbers. */

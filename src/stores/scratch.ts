@@ -7,7 +7,16 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { ByteSource, Bytes, Scratch, Unpacking } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { makeFolder, namesIn, openFileNow, pidNamespace, removeFile, renameFile, startOf } from '../base/files.ts';
+import {
+  makeFolder,
+  namesIn,
+  openFileNow,
+  pidNamespace,
+  removeFile,
+  renameFile,
+  spaceNow,
+  startOf,
+} from '../base/files.ts';
 import { type LocalFile, openFile } from '../base/io.ts';
 import { isZero } from '../base/range.ts';
 
@@ -80,8 +89,7 @@ export function localScratch(spec: ScratchSpec): LocalScratch {
       .toSorted((a, b) => b.time - a.time);
     for (;;) {
       const taken = namesIn(folder).reduce((sum, name) => sum + allocated(full(name)), 0);
-      const stat = fs.statfsSync(folder);
-      const free = stat.bavail * stat.bsize - RESERVE;
+      const free = spaceNow(folder).free - RESERVE;
       const left = spec.most === null ? free : Math.min(spec.most - taken, free);
       const oldest = left < wanted ? old.pop() : undefined;
       if (oldest === undefined) return left;

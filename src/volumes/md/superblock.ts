@@ -3,7 +3,7 @@
  * Sources: md(4), mdadm(8), "RAID superblock formats" of the Linux RAID wiki, linux/raid/md_p.h.
  */
 import type { Bytes } from '../../base/contracts.ts';
-import { arrayOf, bits64le, bytes, struct, u16le, u32le, u64le } from '../../base/struct.ts';
+import { arrayOf, bits64le, bytes, i32le, struct, u16le, u32le, u64le } from '../../base/struct.ts';
 import { fieldText } from '../names.ts';
 import type { Leg } from '../raid.ts';
 import type { VolumeSource } from '../source.ts';
@@ -58,7 +58,7 @@ const V1 = struct('md superblock', 256, {
   recoveryOffset: [152, bits64le],
   number: [160, u32le],
   badBlocksSize: [186, u16le],
-  badBlocksAt: [188, u32le],
+  badBlocksAt: [188, i32le],
   events: [200, bits64le],
   resyncOffset: [208, bits64le],
   checksum: [216, u32le],
@@ -79,7 +79,7 @@ const shortName = (name: string): string => name.slice(name.indexOf(':') + 1);
 /** Whether the member's list of bad blocks has an entry. */
 async function hasBadBlocks(source: VolumeSource, fields: ReturnType<typeof V1.parse>): Promise<boolean> {
   if ((fields.features & FEATURE.badBlocks) === 0 || fields.badBlocksSize === 0) return false;
-  const at = (fields.superAt + (fields.badBlocksAt | 0)) * SECTOR;
+  const at = (fields.superAt + fields.badBlocksAt) * SECTOR;
   const first = await source.bytes(at, 8);
   return first.readBigUInt64LE(0) !== NEVER;
 }
