@@ -1,9 +1,8 @@
 /** What Linux and ntfs-3g can be made to write: a sparse file of 1 TiB, names of every byte, paths beyond 4,096 bytes. */
-import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { emptyImage, lacking, noise, scratch, tool } from '../../test/kit/volume-images.ts';
+import { emptyImage, lacking, mounted, noise, scratch, tool } from '../../test/kit/volume-images.ts';
 import { imageDisk, volumesOf } from '../../test/kit/volume-walk.ts';
 import { contentSeek } from './content.ts';
 import type { VolumeDir, VolumeNode } from './contracts.ts';
@@ -85,16 +84,8 @@ describe.skipIf(cannot !== '')(`awkward content ${cannot}`, () => {
     if (lacking(make[0], mount[0]) !== '') return context.skip(lacking(make[0], mount[0]));
     emptyImage(image, size * MIB);
     tool(make[0], [...make.slice(1), image]);
-    try {
-      execFileSync(mount[0], [...mount.slice(1), image, mnt], { stdio: 'pipe' });
-    } catch {
-      return context.skip('cannot be mounted here');
-    }
-    try {
-      write(mnt, type !== 'NTFS');
-    } finally {
-      tool('umount', [mnt]);
-    }
+    const done = mounted([...mount, image, mnt], () => write(mnt, type !== 'NTFS'));
+    if (!done) return context.skip('cannot be mounted here');
     await check(type !== 'NTFS');
   });
 });

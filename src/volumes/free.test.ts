@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryDisk } from '../../test/kit/disks.ts';
-import { emptyImage, lacking, noise, plainTree, scratch, tool } from '../../test/kit/volume-images.ts';
+import { emptyImage, lacking, mounted, noise, plainTree, scratch, tool } from '../../test/kit/volume-images.ts';
 import { linesOf, volumesOf, walk } from '../../test/kit/volume-walk.ts';
 import { addClearBits, eachUnused, freeRuns } from './free.ts';
 
@@ -22,20 +22,6 @@ beforeAll(() => {
   plainTree(tree);
 });
 afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
-
-function mounted(options: readonly string[], work: () => void): boolean {
-  try {
-    execFileSync(options[0]!, options.slice(1), { stdio: 'pipe' });
-  } catch {
-    return false;
-  }
-  try {
-    work();
-    return true;
-  } finally {
-    tool('umount', [mnt]);
-  }
-}
 
 /** Real writers leave their traces in what is free: files come and go, and the free space is full of old data. */
 function churn(into: string): void {

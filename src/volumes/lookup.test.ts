@@ -1,9 +1,8 @@
 /** Names looked up one by one in folders with an index, as the tools of each file system, and Linux, make them. */
-import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { emptyImage, lacking, scratch, tool } from '../../test/kit/volume-images.ts';
+import { emptyImage, lacking, mounted, scratch, tool } from '../../test/kit/volume-images.ts';
 import { imageDisk, lookedUp, volumesOf } from '../../test/kit/volume-walk.ts';
 import { nameBytes, nameOf } from './names.ts';
 
@@ -38,20 +37,6 @@ async function found(): Promise<number> {
   await using disk = await imageDisk(image);
   const { volumes } = await volumesOf(disk);
   return (await lookedUp(volumes[0]!.volume.root, STEP)).names;
-}
-
-function mounted(options: readonly string[], work: () => void): boolean {
-  try {
-    execFileSync(options[0]!, options.slice(1), { stdio: 'pipe' });
-  } catch {
-    return false;
-  }
-  try {
-    work();
-    return true;
-  } finally {
-    tool('umount', [mnt]);
-  }
 }
 
 const ENOUGH = FEW / STEP;

@@ -8,6 +8,7 @@ import {
   emptyImage,
   expectedOf,
   lacking,
+  mounted,
   scratch,
   tool,
   unixTree,
@@ -54,17 +55,8 @@ describe.skipIf(noBtrfs !== '')(`btrfs ${noBtrfs}`, () => {
 
 /** Mounting by the kernel needs root, a loop device and the file system's module. */
 function mounts(make: string, file: string, options: string, work: () => void): string {
-  try {
-    execFileSync('mount', ['-o', `loop${options}`, file, mnt], { stdio: 'pipe' });
-  } catch {
-    return `the kernel cannot mount what ${make} makes`;
-  }
-  try {
-    work();
-    return '';
-  } finally {
-    tool('umount', [mnt]);
-  }
+  const done = mounted(['mount', '-o', `loop${options}`, file, mnt], work);
+  return done ? '' : `the kernel cannot mount what ${make} makes`;
 }
 
 const LONG = process.env.BOOTMOUNT_LONG === '1';

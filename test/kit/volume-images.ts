@@ -23,6 +23,21 @@ export function lacking(...programs: readonly string[]): string {
   return missing.length === 0 ? '' : `missing: ${missing.join(' ')}`;
 }
 
+/** Does `work` while an image is mounted by this command, whose last word is the mountpoint. False: it cannot be, here. */
+export function mounted(command: readonly string[], work: () => void): boolean {
+  try {
+    execFileSync(command[0]!, command.slice(1), { stdio: 'pipe' });
+  } catch {
+    return false;
+  }
+  try {
+    work();
+    return true;
+  } finally {
+    tool('umount', [command.at(-1)!]);
+  }
+}
+
 export const scratch = (): string => fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-volumes-')));
 
 export function noise(length: number, seed: number): Uint8Array {
