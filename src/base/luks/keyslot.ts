@@ -110,33 +110,26 @@ function derive(secret: Uint8Array, derivation: KeyDerivation, length: number): 
   });
 }
 
-/** Each block of the hash's length becomes the hash of its number and itself. */
-function diffused(data: Uint8Array, hash: string): Buffer {
-  const out = Buffer.alloc(data.length);
-  const number = Buffer.alloc(4);
-  const { length } = createHash(hash).digest();
+/** Makes each block of the hash's length the hash of its number and itself. `input`: 4 bytes more than such a block. */
+function diffuse(data: Buffer, hash: string, input: Buffer): void {
+  const length = input.length - 4;
   for (let i = 0; i * length < data.length; i++) {
-    number.writeUInt32BE(i);
-    const block = data.subarray(i * length, (i + 1) * length);
-    createHash(hash)
-      .update(number)
-      .update(block)
-      .digest()
-      .copy(out, i * length);
+    const end = Math.min(data.length, (i + 1) * length);
+    input.writeUInt32BE(i);
+    const size = 4 + data.copy(input, 4, i * length, end);
+    crypto.hash(hash, size === input.length ? input : input.subarray(0, size), 'buffer').copy(data, i * length);
   }
-  return out;
 }
 
 /** The anti-forensic split, undone. */
 function merged(area: Uint8Array, { keySize, stripes, stripeHash }: Keyslot): Buffer {
-  let key: Buffer = Buffer.alloc(keySize);
+  const key = Buffer.alloc(keySize);
+  const input = Buffer.alloc(4 + createHash(stripeHash).digest().length);
   for (let stripe = 0; stripe < stripes; stripe++) {
+    if (stripe > 0) diffuse(key, stripeHash, input);
     for (let i = 0; i < keySize; i++) key[i]! ^= area[stripe * keySize + i]!;
-    if (stripe === stripes - 1) break;
-    const next = diffused(key, stripeHash);
-    key.fill(0);
-    key = next;
   }
+  input.fill(0);
   return key;
 }
 
