@@ -9,57 +9,17 @@ import { missing, qemuImg } from '../../test/kit/oracles.ts';
 import { openStack } from '../../test/kit/reference.ts';
 import { scratch } from '../../test/kit/samples.ts';
 import { raw } from '../raw/index.ts';
-import { EXTENSION } from './header.ts';
+import {
+  createEncrypted,
+  writeEncrypted as io,
+  ENCRYPTED_NEEDS as NEEDS,
+  encryptedOptions as optionsOf,
+  qemuEncrypted as qemu,
+} from './fixtures.ts';
 import { qcow2 } from './index.ts';
 
-const NEEDS = ['qemu-img', 'qemu-io', 'cryptsetup'];
 const SECRET = 'open sesame';
-const LUKS_LENGTH = 2 * 2 ** 20;
 const SIZE = 6 * 2 ** 20;
-
-/**
- * An empty encrypted image. `qemu-img create` would measure the machine for ten seconds to choose a cost; a header of
- * cryptsetup, put where QEMU puts its own, costs little.
- */
-function createEncrypted(folder: string, name: string, options: string): void {
-  const at = (file: string): string => path.join(folder, file);
-  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', options, at(name), String(SIZE)]);
-  fs.writeFileSync(at('key'), SECRET, { mode: 0o600 });
-  fs.writeFileSync(at('luks'), Buffer.alloc(LUKS_LENGTH * 2));
-  const format = ['luksFormat', '-q', '--type', 'luks1', '--cipher', 'aes-xts-plain64', '--key-size', '512'];
-  execFileSync('cryptsetup', [...format, '--pbkdf-force-iterations', '1000', at('luks'), '--key-file', at('key')]);
-  const image = fs.readFileSync(at(name));
-  const cluster = 2 ** image.readUInt32BE(20);
-  const start = image.readUInt32BE(100);
-  const luksAt = Math.ceil(image.length / cluster) * cluster;
-  const extension = Buffer.alloc(24);
-  extension.writeUInt32BE(EXTENSION.luks, 0);
-  extension.writeUInt32BE(16, 4);
-  extension.writeBigUInt64BE(BigInt(luksAt), 8);
-  extension.writeBigUInt64BE(BigInt(LUKS_LENGTH), 16);
-  const rest = Buffer.from(image.subarray(start, cluster - extension.length));
-  image.writeUInt32BE(2, 32);
-  const backingAt = Number(image.readBigUInt64BE(8));
-  if (backingAt !== 0) image.writeBigUInt64BE(BigInt(backingAt + extension.length), 8);
-  image.set(extension, start);
-  image.set(rest, start + extension.length);
-  const gap = Buffer.alloc(luksAt - image.length);
-  fs.writeFileSync(at(name), Buffer.concat([image, gap, fs.readFileSync(at('luks')).subarray(0, LUKS_LENGTH)]));
-  fs.rmSync(at('luks'));
-  qemu(folder, 'qemu-img', ['check', '-q', '-r', 'all', '--image-opts', optionsOf(name)]);
-}
-
-const optionsOf = (name: string): string => `driver=qcow2,file.filename=${name},encrypt.key-secret=s`;
-
-function qemu(folder: string, program: string, args: readonly string[]): void {
-  const [verb, ...rest] = args;
-  const secret = ['--object', 'secret,id=s,file=key'];
-  const all = program === 'qemu-io' ? [...secret, ...args] : [verb!, ...secret, ...rest];
-  execFileSync(program, all, { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
-}
-
-const io = (folder: string, name: string, commands: readonly string[]): void =>
-  qemu(folder, 'qemu-io', ['--image-opts', optionsOf(name), ...commands.flatMap(command => ['-c', command])]);
 
 const WRITES = [
   'write -P 1 0 200k',
@@ -81,7 +41,7 @@ function image(title: string, options: string, more: (folder: string) => void = 
         await qemuImg.create(path.join(folder, 'base.raw'), 'raw', SIZE);
         execFileSync('qemu-io', ['-f', 'raw', '-c', 'write -P 9 0 6M', path.join(folder, 'base.raw')]);
       }
-      createEncrypted(folder, 'made.qcow2', options);
+      createEncrypted(folder, 'made.qcow2', { options, size: SIZE, secret: SECRET });
       io(folder, 'made.qcow2', WRITES);
       more(folder);
       qemu(folder, 'qemu-img', ['convert', '-O', 'raw', '--image-opts', optionsOf('made.qcow2'), 'made.raw']);
@@ -111,7 +71,7 @@ describe.skipIf(missing(NEEDS) !== null)('LUKS', () => {
   const keys = (...secrets: readonly string[]) => ({ secrets: async () => secrets.map(secret => Buffer.from(secret)) });
   beforeAll(() => {
     folder = scratch();
-    createEncrypted(folder, 'a.qcow2', 'cluster_size=64k');
+    createEncrypted(folder, 'a.qcow2', { options: 'cluster_size=64k', size: SIZE, secret: SECRET });
     io(folder, 'a.qcow2', WRITES);
     qemu(folder, 'qemu-img', ['convert', '-O', 'raw', '--image-opts', optionsOf('a.qcow2'), 'a.raw']);
     qemu(folder, 'qemu-img', ['snapshot', '-c', 'first', '--image-opts', optionsOf('a.qcow2')]);

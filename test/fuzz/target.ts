@@ -82,10 +82,16 @@ async function probe(adapter: Adapter, store: Store, name: string): Promise<void
 }
 
 /** Opens, reads every disk of the first points, and now and then probes and verifies. */
-export async function exerciseAdapter(adapter: Adapter, store: Store, name: string, numbers: Random): Promise<void> {
+export async function exerciseAdapter(
+  adapter: Adapter,
+  store: Store,
+  name: string,
+  numbers: Random,
+  keys = KEYS,
+): Promise<void> {
   if (numbers.below(8) === 0) await orImageError(() => probe(adapter, store, name));
   await orImageError(async () => {
-    await using image = await adapter.open(name, store, KEYS);
+    await using image = await adapter.open(name, store, keys);
     for (const point of image.points.slice(0, POINTS)) {
       for (const { layer, sectorSize } of point.disks.slice(0, DISKS)) {
         if (layer === null || layer.size === 0) continue;

@@ -1,24 +1,8 @@
-import type { Store } from '../../../src/base/contracts.ts';
-import { luksHeader } from '../../../src/base/luks/index.ts';
-import { type FuzzTarget, KEYS, orImageError, type Seed } from '../target.ts';
+import { affordableKeys, NO_KEYS } from '../luks-costs.ts';
+import type { FuzzTarget, Seed } from '../target.ts';
 import { exerciseVolumes, madeSeed } from '../volume-target.ts';
 
 const COSTS = '--pbkdf pbkdf2 --pbkdf-force-iterations 1000 --luks2-keyslots-size 256k';
-
-const MOST = 4000;
-
-/** Costs of a damaged header are paid only where they are small: high ones take their time by right. */
-async function isCheap(store: Store): Promise<boolean> {
-  let cheap = false;
-  await orImageError(async () => {
-    await using source = await store.open('a');
-    const header = await luksHeader(source);
-    if (header === null) return;
-    const costs = header.slots.map(({ derivation }) => (derivation.type === 'pbkdf2' ? derivation.iterations : MOST));
-    cheap = header.slots.length < 3 && Math.max(header.digest.iterations, ...costs) < MOST;
-  });
-  return cheap;
-}
 
 const seeds = async (): Promise<readonly Seed[]> => [
   madeSeed(
@@ -40,7 +24,7 @@ export const target: FuzzTarget = {
   seeds,
   async exercise(store, _name, numbers) {
     // A key costs milliseconds; most cases end at the header without it just as well.
-    const keys = numbers.below(4) === 0 && (await isCheap(store)) ? KEYS : { secrets: async () => [] };
+    const keys = numbers.below(4) === 0 ? await affordableKeys(store, 'a', source => source) : NO_KEYS;
     await exerciseVolumes(store, numbers, keys);
   },
 };
