@@ -151,6 +151,41 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     expect(await readChild(repo, files, secret, FULL)).toBe('refused');
   });
 
+  test('level 2 finds swapped blocks and another version of a block without the key', async () => {
+    const [a, b] = dataRecords(repo.files[FULL]!) as [Found, Found];
+    const swapped = damaged(FULL, bytes => {
+      const one = bytes.slice(a.at, a.at + a.length);
+      bytes.set(bytes.slice(b.at, b.at + b.length), a.at);
+      bytes.set(one, b.at);
+    });
+    expect((await problemsOf(swapped, FULL, null, 1)).found).toEqual([]);
+    const found = (await problemsOf(swapped, FULL, null, 2)).found.filter(one => one.block !== undefined);
+    expect(found.map(one => [one.disk, one.block, one.offset])).toEqual([
+      ['disk0', 0, a.at],
+      ['disk0', 1, b.at],
+    ]);
+    if (secret === null) return;
+    const older = damaged(FULL, bytes => {
+      bytes[a.at + a.length - 16]! ^= 1;
+      resealBody(bytes.subarray(a.at, a.at + a.length));
+    });
+    expect((await problemsOf(older, FULL, null, 1)).found).toEqual([]);
+    expect((await problemsOf(older, FULL, null, 2)).found).toMatchObject([
+      { block: 0, message: expect.stringContaining('another version of the block') },
+    ]);
+  });
+
+  test('level 2 knows the record of the writer', async () => {
+    const files = damaged(FULL, bytes => {
+      const [session] = recordsOf(bytes, 3);
+      const record = bytes.subarray(session!.at, session!.at + session!.length);
+      record[RECORD_HEADER + 40]! ^= 1;
+      resealBody(record);
+    });
+    expect((await problemsOf(files, FULL, null, 1)).found).toEqual([]);
+    expect((await problemsOf(files, FULL, null, 2)).found).toMatchObject([{ offset: FIRST_RECORD }]);
+  });
+
   test('a record whose header is forged to name another block is refused by what the entry knows', async () => {
     const records = dataRecords(repo.files[FULL]!).filter(
       record => record.length === dataRecords(repo.files[FULL]!)[0]!.length,
@@ -287,6 +322,12 @@ function recordsOf(bytes: Uint8Array, kind: number): Found[] {
     at += roundUp(length, 64);
   }
   return found;
+}
+
+/** Makes the checksums of a record right again after a change of its body. */
+function resealBody(record: Uint8Array): void {
+  viewOf(record).setUint32(40, crc32c(record.subarray(RECORD_HEADER)), true);
+  reseal(record);
 }
 
 function reseal(record: Uint8Array): void {

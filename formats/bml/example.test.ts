@@ -34,6 +34,13 @@ test('the worked example opens, checks and reads as the text says', async () => 
 test('probing knows its own files and no others', async () => {
   const bytes = example();
   expect(bml.probe(bytes.subarray(0, 65536), bytes.subarray(-65536), 'x')).toBe('certain');
+  expect(bml.probe(bytes.subarray(0, 65536), bytes.subarray(-65536), 'x.bml.w-1.partial')).toBe('no');
+  // The second superblock and the trailer tell, too.
+  const damaged = bytes.slice();
+  damaged[3] = 0;
+  expect(bml.probe(damaged.subarray(0, 65536), damaged.subarray(-65536), 'x')).toBe('certain');
+  damaged[61443] = 0;
+  expect(bml.probe(damaged.subarray(0, 65536), damaged.subarray(-65536), 'x')).toBe('maybe');
   expect(bml.probe(new Uint8Array(0), new Uint8Array(0), 'x.bml')).toBe('no');
   expect(bml.probe(Buffer.from('QFI\xfb\0\0\0\x03', 'latin1'), new Uint8Array(512), 'x.bml')).toBe('no');
   for (const bad of [new Uint8Array(0), new Uint8Array(7), new Uint8Array(70_000)]) {

@@ -72,6 +72,10 @@ export function buildSuperblock(
 export const hasMagic = (page: Uint8Array): boolean =>
   page.length >= 8 && Buffer.from('\x89BML\r\n\x1a\n', 'latin1').equals(page.subarray(0, 8));
 
+/** The end of a file has its trailer, sound or not. */
+export const hasTrailer = (tail: Uint8Array): boolean =>
+  tail.length >= PAGE && Buffer.from('BMLTRAIL').equals(tail.subarray(tail.length - PAGE, tail.length - PAGE + 8));
+
 /** Refuses by name what this reader does not know. Versions come before everything that they could change. */
 function parseSuperblock(page: Uint8Array, file: string, at: number, fromCopy: boolean): Head {
   const refuse = (message: string, field: keyof ReturnType<typeof superblock.parse>): never => {

@@ -4,25 +4,30 @@ import { ImageError } from '../../src/base/errors.ts';
 import { isZero, roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { hashOf, type PlacedCommit, readCommit } from './commit.ts';
+import { GCM_TAG, type Place } from './crypto.ts';
 import { checkDescent } from './descent.ts';
 import { INDEX_PER_PAGE } from './held.ts';
-import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage } from './node.ts';
-import { fetchBlock, fetchNode, type NodePlace, type Objects } from './objects.ts';
+import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, TAG } from './node.ts';
+import { fetchBlock, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
 import { type Opened, readTable } from './read.ts';
 import { bodyFits, headerFits } from './record.ts';
 import {
   ALIGN,
+  corrupt,
   crcFits,
   ENCRYPTED,
   FIRST_RECORD,
   KEY_AREA_SIZE,
   KEY_AREAS,
+  KINDS,
   PAGE,
   RECORD_HEADER,
   SLOTS,
   SUPERBLOCKS,
   sameBytes,
+  sessionRecord,
 } from './structs.ts';
+import type { Line } from './table.ts';
 
 interface Check extends Opened {
   readonly run: VerifyRun;
@@ -142,6 +147,29 @@ interface Walk {
   readonly blocks: boolean;
 }
 
+/** What can be said of a block without opening it: that its record is the one that the entry means, by header and tag. */
+async function checkPlaced({ check, objects, disk }: Walk, entry: Entry, block: number): Promise<void> {
+  const { layer } = objects.lines[entry.line]!;
+  const place: Place = { setId: objects.setId, layer, kind: 'data', disk, index: block, level: 0 };
+  await fetchRecord(objects, entry, place, check.file, ({ record, file, at }) => {
+    const tag = record.subarray(record.length - GCM_TAG, record.length - GCM_TAG + TAG);
+    if (!objects.encrypted || sameBytes(tag, entry.tag)) return;
+    throw corrupt(`disk ${disk}, block ${block}: the record is another version of the block`, file.name, at);
+  });
+}
+
+/** The layer's own records begin with that of the first run of its writer. Consolidation leaves it out. */
+async function checkSession(check: Check, commit: PlacedCommit, own: Line): Promise<void> {
+  if (check.tail.held > 0) return;
+  const record = new Uint8Array(RECORD_HEADER + sessionRecord.size);
+  await check.file.read(record, commit.firstAt);
+  check.checked++;
+  const fits = record[4] === KINDS.session && headerFits(record) && bodyFits(record);
+  const session = sessionRecord.parse(record, RECORD_HEADER, check.file.name);
+  if (fits && sameBytes(session.layer, own.layer) && sameBytes(session.salt, own.salt)) return;
+  damage(check, 'the record of the writer is another one, or damaged', commit.firstAt);
+}
+
 /** Follows an entry of a node at `level` as far as this file goes. */
 async function walk(on: Walk, entry: Entry, level: number, place: NodePlace): Promise<void> {
   on.live[entry.line] = (on.live[entry.line] ?? 0) + 1;
@@ -150,8 +178,8 @@ async function walk(on: Walk, entry: Entry, level: number, place: NodePlace): Pr
   try {
     check.run.signal.throwIfAborted();
     if (entry.kind === DATA) {
-      if (!on.blocks) return;
       check.checked++;
+      if (!on.blocks) return await checkPlaced(on, entry, place.position);
       const block = { disk: on.disk, block: place.position };
       await fetchBlock(objects, entry, block, check.file, new Uint8Array(blockSize));
       check.bytes += entry.stored;
@@ -204,6 +232,7 @@ async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   }
   await checkDescent(check, commit);
   const lines = await readTable(file, commit);
+  await checkSession(check, commit, lines[commit.ownLine]!);
   const holders = lines.map(line => (file.layers.has(line.id) ? [file] : []));
   await checkTrees(
     check,

@@ -168,6 +168,16 @@ describe('a set of a full and two incrementals', () => {
       expect(code).toBe(5);
       expect(found.problems[0]).toMatchObject({ set: 'web01', file: 'web01/2026-11-01T00-00-00Z.bml' });
     }
+    // A point whose file has lost even its first bytes is not among the points; it is missed all the same.
+    const newest = fs.readdirSync(path.join(damaged, 'web01')).at(-1)!;
+    for (const size of [0, 5]) {
+      fs.truncateSync(path.join(damaged, 'web01', newest), size);
+      const { code, found } = await verify();
+      expect(code).toBe(5);
+      expect(found.problems).toContainEqual(
+        expect.objectContaining({ fault: 'not-this-format', file: `web01/${newest}` }),
+      );
+    }
     fs.rmSync(file);
     const gap = await verify('--key-file', key);
     expect(gap.code).toBe(5);

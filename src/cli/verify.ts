@@ -28,6 +28,13 @@ function adaptersByFile(repository: Repository, adapters: readonly Adapter[]): (
   return file => adapters.find(adapter => adapter.name === names.get(file))!;
 }
 
+/** Files that nothing claims and that are named like backups: of the formats that are there, or of any where nothing is. */
+function unreadOf(repository: Repository, adapters: readonly Adapter[]): readonly string[] {
+  const there = new Set(repository.sets.flatMap(set => set.points).map(point => point.adapter));
+  const named = adapters.filter(({ name }) => there.size === 0 || there.has(name)).flatMap(one => one.extensions);
+  return repository.unknown.filter(file => named.some(extension => file.toLowerCase().endsWith(extension)));
+}
+
 async function fileSizes(files: AsyncIterable<{ name: string; size: number }>): Promise<ReadonlyMap<string, number>> {
   const sizes = new Map<string, number>();
   for await (const { name, size } of files) sizes.set(name, size);
@@ -90,6 +97,7 @@ export const command: Verb = {
     try {
       const result = await verify({
         repository,
+        unread: only === null ? unreadOf(repository, await context.adapters()) : [],
         wanted: point => only === null || point === only,
         level,
         openImage: file => adapterOf(file).open(file, store, keys, scratch),
@@ -97,9 +105,8 @@ export const command: Verb = {
         found: ({ set, point, disk, file, offset, fault, message }) => {
           if (context.json) return;
           const where = `${file}${offset > 0 ? ` at ${offset}` : ''}`;
-          context.out(
-            display(`${set}@${point}${disk === undefined ? '' : ` ${disk}`}: ${fault}: ${message} (${where})`),
-          );
+          const whose = set === '' ? '' : `${set}@${point}${disk === undefined ? '' : ` ${disk}`}: `;
+          context.out(display(`${whose}${fault}: ${message} (${where})`));
         },
         signal: context.signal,
         progress(done, total) {

@@ -11,6 +11,8 @@ export interface PointProblem extends Problem {
 
 export interface VerifySpec extends Watch {
   readonly repository: Repository;
+  /** Files that should be backups, by their names, and are none that anything knows. */
+  readonly unread?: readonly string[];
   /** Only the points that are wanted. */
   wanted(point: RestorePoint): boolean;
   readonly level: 1 | 2 | 3;
@@ -85,6 +87,10 @@ export async function verify(spec: VerifySpec): Promise<VerifyResult> {
   for (const point of points) {
     // A key that was not given is no problem of the backup; one that does not fit is for the user to know.
     if (point.problem !== null && point.problem.fault !== 'locked') found.add(problemOf(point.problem, point));
+  }
+  for (const file of spec.unread ?? []) {
+    const message = 'nothing in it is known: what it held is not among the restore points';
+    found.add({ set: '', point: '', fault: 'not-this-format', message, file, offset: 0 });
   }
   const files = await verifyFiles(spec, points, found.add);
   const chains = spec.level < 3 ? { checked: 0, bytes: 0 } : await readChains(spec, points, files, found.add);
