@@ -80,11 +80,11 @@ export interface Watch {
   readonly outside: string[];
   /** Files that are open now. */
   open: number;
-  /** Stretches that were read; null: nobody wants to know. */
-  reads: { readonly file: string; readonly at: Bytes; readonly length: Bytes }[] | null;
+  /** Called before each read; null: nobody wants to know. */
+  onRead: ((file: string, at: Bytes, length: Bytes) => void) | null;
 }
 
-export const watch = (): Watch => ({ outside: [], open: 0, reads: null });
+export const watch = (): Watch => ({ outside: [], open: 0, onRead: null });
 
 const leadsOutside = (name: string): boolean =>
   name.startsWith('/') || name.includes('\0') || name.split('/').includes('..');
@@ -115,7 +115,7 @@ export function damagedStore(files: DamagedFiles, seen: Watch): Store {
           if (!Number.isSafeInteger(at) || at < 0 || at + into.length > size) {
             throw new ImageError('corrupt', `the file ends early: ${size} bytes`, { file: name, at });
           }
-          seen.reads?.push({ file: name, at, length: into.length });
+          seen.onRead?.(name, at, into.length);
           file.fill(into, at);
         },
         async [Symbol.asyncDispose]() {

@@ -10,7 +10,8 @@ import { keep } from './corpus.ts';
 import { prepare, TARGETS, targetOf, unusable } from './targets.ts';
 import type { Found, Work } from './worker.ts';
 
-const HANGS_MS = 30_000;
+/** Seconds in which this process ran: one that is stopped for a while does not hang. */
+const HANGS_AFTER = 30;
 const HEAP_MB = 512;
 /** More of the same helps nobody. */
 const ENOUGH = 20;
@@ -41,13 +42,14 @@ function runThread(
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
   });
   return new Promise(resolve => {
-    let [last, since] = [0, performance.now()];
+    let [last, ticks] = [0, 0];
     let ended: Found | null = null;
     const watchdog = setInterval(() => {
       const now = Atomics.load(at, 0);
-      if (now !== last) [last, since] = [now, performance.now()];
-      if (now === 0 || performance.now() - since < HANGS_MS) return;
-      ended = { n: now - 1, why: `hangs: more than ${HANGS_MS} ms` };
+      ticks = now === last ? ticks + 1 : 0;
+      last = now;
+      if (now === 0 || ticks < HANGS_AFTER) return;
+      ended = { n: now - 1, why: `hangs: more than ${HANGS_AFTER} s` };
       void thread.terminate();
     }, 1000);
     thread.on('message', onFound);

@@ -35,15 +35,14 @@ export async function structuresOf(target: FuzzTarget, seed: Seed): Promise<read
   const list: Structure[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     const seen = watch();
-    seen.reads = [];
-    await target.exercise(damagedStore(new DamagedFiles(seed.files), seen), seed.name, random(round));
-    for (const { file, at, length } of seen.reads) {
+    seen.onRead = (file, at, length) => {
       const key = `${file}\0${at}\0${length}`;
-      if (length === 0 || (!found.has(key) && found.size >= MOST)) continue;
+      if (length === 0 || (!found.has(key) && found.size >= MOST)) return;
       const structure = found.get(key) ?? { file, at, length, words: wordsOf(seed.files[file]!, at, length) };
       found.set(key, structure);
       list.push(structure);
-    }
+    };
+    await target.exercise(damagedStore(new DamagedFiles(seed.files), seen), seed.name, random(round));
   }
   if (list.length === 0) throw new Error(`${seed.title}: nothing of it is read`);
   return list;
