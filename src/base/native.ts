@@ -1,6 +1,6 @@
 /**
  * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, taking a descriptor from
- * another program, reading only what is in memory, looking at a descriptor without reading it. Without it sparse files are read
+ * another program, reading only what is in memory, looking at a descriptor without reading it, placing a thread. Without it sparse files are read
  * whole, space is given back later, ordinary users cannot mount, a mount whose machine is busy takes its disks for slow, and
  * a request at a time is served at the speed of wake-ups.
  */
@@ -13,6 +13,8 @@ const RWF_NOWAIT = 8;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const ENXIO = 6;
+/** `cpu_set_t`, in bytes. */
+const CPU_MASK = 128;
 const KEEP_SIZE_PUNCH_HOLE = 3;
 
 export interface Native {
@@ -29,6 +31,10 @@ export interface Native {
   readNow(fd: number, into: Uint8Array, at: Bytes): number;
   /** A function that waits so many ms (-1: without end) until the descriptor can be read: poll(2)'s events, 0: none. */
   poller(fd: number): (ms: number) => number;
+  /** The processors that a thread (0: this one) may run on, a bit for each, the lowest of the first byte for number 0. */
+  processors(thread: number): Uint8Array | null;
+  /** Lets a thread run on these processors only; false: refused. */
+  confine(thread: number, processors: Uint8Array): boolean;
 }
 
 /** The part of the package's interface that is used. */
@@ -95,6 +101,8 @@ function open(): Native | null {
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
     const passDescriptor = descriptors(koffi, libc);
     const poll = libc.func('int poll(void *, unsigned long, int)');
+    const getAffinity = libc.func('int sched_getaffinity(int, size_t, _Out_ void *)');
+    const setAffinity = libc.func('int sched_setaffinity(int, size_t, void *)');
     const preadv2 = libc.func('int64_t preadv2(int, iovec *, int, int64_t, int)');
     return {
       seek(fd, at, want) {
@@ -112,6 +120,11 @@ function open(): Native | null {
         asked.writeInt16LE(POLLIN, 4);
         return ms => (poll(asked, 1, ms) > 0 ? asked.readInt16LE(6) : 0);
       },
+      processors(thread) {
+        const mask = new Uint8Array(CPU_MASK);
+        return getAffinity(thread, mask.length, mask) === 0 ? mask : null;
+      },
+      confine: (thread, processors) => setAffinity(thread, processors.length, processors) === 0,
     };
   } catch {
     return null;

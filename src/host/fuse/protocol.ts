@@ -108,7 +108,7 @@ export const WRITE_PAYLOAD = 80;
 export const REPLY_HEADER = 16;
 
 /** Word indexes into a request. */
-export const IN = { LENGTH: 0, OPCODE: 1, UNIQUE: 2, NODE: 4, BODY: 10 } as const;
+export const IN = { LENGTH: 0, OPCODE: 1, UNIQUE: 2, NODE: 4, PID: 8, BODY: 10 } as const;
 
 export const RESENT_BIT = 0x8000_0000;
 export const NOTIFY_RESEND = 7;

@@ -190,7 +190,7 @@ class Loop implements Serving {
         break;
       }
     }
-    this.#waiting.end(requests - 1, now - first);
+    this.#waiting.end(requests - 1, now - first, slot.words[IN.PID]!);
     this.#turn();
   }
 

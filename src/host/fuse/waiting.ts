@@ -1,21 +1,24 @@
 /**
  * How the serving thread waits for the next request. A request at a time costs little work and two wake-ups of sleeping
- * processors; docs/decisions/waiting.md has the measurements. Three ways:
+ * processors; docs/decisions/waiting.md has the measurements. Four ways:
  *
  * - plain: the thread blocks in its read.
  * - looking: it looks for the next request for some microseconds before it blocks.
  * - company: another thread sleeps at the same device. It does nothing, but it is woken too, and the scheduler, which
  *   would spread caller and server over the processors that sleep, leaves them together on the one that is awake.
+ * - awake: the other thread does not sleep between requests. Only where there are two processors.
  *
  * Which one pays is found out while requests come one after the other. On a mount that is idle nothing runs.
  */
 import { Worker } from 'node:worker_threads';
 import { native } from '../../base/native.ts';
 import { Choice } from './choice.ts';
+import { Placement } from './placement.ts';
 
 const PLAIN = 0;
 const LOOKING = 1;
 const COMPANY = 2;
+const COMPANY_AWAKE = 3;
 
 /** So long it looks for a request before it blocks, in ms. */
 const LOOK_MS = 0.05;
@@ -23,12 +26,20 @@ const LOOK_MS = 0.05;
 const BUSY = 24;
 /** Sessions in a row that were busy before anything but the plain way is tried. */
 const PROVEN = 4;
+/** After so many requests of a session, and after this many times as many again, it is looked whether caller and server are together. */
+const FIRST_LOOK = 2;
+const LOOK_FACTOR = 4;
 
+/** Words of the shared state: what is wanted of the company; its thread id once it has started; requests served; that it runs. */
 export const WANTED = 0;
 export const THERE = 1;
+export const SERVED = 2;
+export const RUNS = 3;
+/** What can be wanted; 0: nothing. */
+export const SLEEPS = 1;
+export const AWAKE = 2;
 export interface CompanyOf {
   readonly fd: number;
-  /** `WANTED`: 1: keep company; 0: sleep. `THERE`: 1: the thread has started. */
   readonly state: Int32Array<SharedArrayBuffer>;
 }
 
@@ -47,11 +58,17 @@ function startCompany(workerData: CompanyOf): Worker {
 export class Waiting {
   readonly #fd: number;
   readonly #poll: ((ms: number) => number) | null;
-  readonly #choice = new Choice(3);
-  readonly #state = new Int32Array(new SharedArrayBuffer(8));
+  readonly #placement = Placement.ofTwo();
+  readonly #choice = new Choice(this.#placement === null ? 3 : 4);
+  readonly #state = new Int32Array(new SharedArrayBuffer(16));
   #company: Worker | null = null;
   #busy = 0;
   #way = PLAIN;
+  /** Thread that asked last. */
+  #caller = 0;
+  /** Requests of this session, and after how many of them to look next. */
+  #served = 0;
+  #look = 0;
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -61,29 +78,55 @@ export class Waiting {
   /** A session of requests begins. */
   begin(): void {
     this.#way = this.#choose();
-    if (this.#way !== COMPANY) return;
-    Atomics.store(this.#state, WANTED, 1);
+    if (this.#way < COMPANY) return;
+    Atomics.store(this.#state, WANTED, this.#way === COMPANY ? SLEEPS : AWAKE);
     Atomics.notify(this.#state, WANTED);
+    this.#tell();
+    this.#served = 0;
+    this.#look = FIRST_LOOK;
+    if (this.#way === COMPANY_AWAKE) this.#join();
+  }
+
+  /** To the company: something is going on. */
+  #tell(): void {
+    Atomics.add(this.#state, SERVED, 1);
+    if (Atomics.load(this.#state, RUNS) === 0) Atomics.notify(this.#state, SERVED);
+  }
+
+  #join(): void {
+    this.#placement!.join(this.#caller, Atomics.load(this.#state, THERE));
   }
 
   #choose(): number {
     if (this.#poll === null || this.#busy < PROVEN) return PLAIN;
     this.#company ??= startCompany({ fd: this.#fd, state: this.#state });
     // All ways at hand from the first trial on, or one would be judged by what it is not yet.
-    return Atomics.load(this.#state, THERE) === 1 ? this.#choice.next() : PLAIN;
+    return Atomics.load(this.#state, THERE) === 0 ? PLAIN : this.#choice.next();
   }
 
   /** Before each read of the device. */
   wait(): void {
+    if (this.#way === COMPANY_AWAKE) {
+      this.#tell();
+      if (++this.#served === this.#look) {
+        this.#look *= LOOK_FACTOR;
+        this.#join();
+      }
+    }
     if (this.#way !== LOOKING) return;
     const until = performance.now() + LOOK_MS;
     while (this.#poll!(0) === 0 && performance.now() < until);
   }
 
-  /** The session ends: it had so many requests, in so many ms since the first one. */
-  end(requests: number, ms: number): void {
+  /** The session ends: it had so many requests, in so many ms since the first one, the last of them by thread `caller`. */
+  end(requests: number, ms: number, caller: number): void {
     Atomics.store(this.#state, WANTED, 0);
-    if (requests < BUSY) this.#busy = 0;
-    else if (++this.#busy > PROVEN && Atomics.load(this.#state, THERE) === 1) this.#choice.yielded(requests / ms);
+    this.#caller = caller;
+    if (requests < BUSY) {
+      this.#busy = 0;
+      return;
+    }
+    const rate = requests / ms;
+    if (++this.#busy > PROVEN && Atomics.load(this.#state, THERE) !== 0) this.#choice.yielded(rate);
   }
 }
