@@ -8,6 +8,8 @@ export const DEPTH = 16;
 export interface LoadResult {
   readonly operations: number;
   readonly error: number;
+  /** Requests that each of its jobs had under way in most of the time. */
+  readonly depth: number;
   /** Longest completion of one request, in ms. */
   readonly worst: number;
   /** 99 of 100 requests took at most so long, in ms. */
@@ -61,7 +63,7 @@ export function startLoad(folder: string, target: readonly string[], stop: reado
   };
 }
 
-/** A pass over the disk is some 7,700 operations of 34 KiB on average, and about as many reads that verify them. */
+/** A pass over the disk is some 16,000 operations: writes of 34 KiB on average and the reads that verify them. */
 export const passes = (operations: number): readonly string[] => [`--loops=${Math.ceil(operations / 15_000)}`];
 
 interface Side {
@@ -70,6 +72,8 @@ interface Side {
 }
 interface Job {
   readonly error: number;
+  /** Share of the time in %, by the depth from which on it counts: 1, 2, 4, 8, 16, …; the last ends in `>=`. */
+  readonly iodepth_level: Readonly<Record<string, number>>;
   readonly read: Side;
   readonly write: Side;
 }
@@ -88,11 +92,12 @@ async function result(child: ChildProcess): Promise<LoadResult> {
   });
   // Stopped by a signal it reports all the same.
   if (!out.includes('"jobs"')) throw new Error(`fio: ${told || out}`);
-  const { error, read, write } = (JSON.parse(out.slice(out.indexOf('{'))) as { jobs: [Job] }).jobs[0];
+  const { error, read, write, iodepth_level } = (JSON.parse(out.slice(out.indexOf('{'))) as { jobs: [Job] }).jobs[0];
   const most = (of: (side: Side) => number): number => Math.max(of(read), of(write)) / 1e6;
   return {
     operations: read.total_ios + write.total_ios,
     error,
+    depth: Number(Object.entries(iodepth_level).find(([, share]) => share > 50)?.[0] ?? 0),
     worst: most(side => side.clat_ns.max),
     p99: most(side => side.clat_ns.percentile?.['99.000000'] ?? 0),
     told: told
