@@ -46,6 +46,9 @@ export function readFullNow(fd: number, into: Uint8Array, at: Bytes, name: strin
   }
 }
 
+/** A short write is how a full disk shows first; the next attempt brings the error itself, as a rule. */
+const nothingWritten = (): Error => Object.assign(new Error('nothing written'), { code: 'ENOSPC' });
+
 /** Writes all of `from`, or throws 'no-space', 'too-big' or 'io'. */
 export function writeFullNow(fd: number, from: Uint8Array, at: Bytes, name: string): void {
   checkOffset(at, from.length, name);
@@ -53,8 +56,27 @@ export function writeFullNow(fd: number, from: Uint8Array, at: Bytes, name: stri
   try {
     while (done < from.length) {
       const n = fs.writeSync(fd, from, done, from.length - done, at + done);
-      // A short write is how a full disk shows first; the next attempt brings the error itself.
-      if (n === 0) throw Object.assign(new Error('nothing written'), { code: 'ENOSPC' });
+      if (n === 0) throw nothingWritten();
+      done += n;
+    }
+  } catch (error) {
+    throw ioError(name, at + done, error);
+  }
+}
+
+const writeSome = (fd: number, from: Uint8Array, offset: number, at: number): Promise<number> =>
+  new Promise((resolve, reject) => {
+    fs.write(fd, from, offset, from.length - offset, at + offset, (error, n) => (error ? reject(error) : resolve(n)));
+  });
+
+/** As `writeFullNow`, on a pool thread. */
+async function writeFull(fd: number, from: Uint8Array, at: Bytes, name: string): Promise<void> {
+  checkOffset(at, from.length, name);
+  let done = 0;
+  try {
+    while (done < from.length) {
+      const n = await writeSome(fd, from, done, at);
+      if (n === 0) throw nothingWritten();
       done += n;
     }
   } catch (error) {
@@ -219,6 +241,13 @@ export class LocalFile implements ByteFile {
     this.#size = Math.max(this.#size, at + from.length);
   }
 
+  /** As `write`, on a pool thread: the caller goes on meanwhile. */
+  async writeAside(from: Uint8Array, at: Bytes): Promise<void> {
+    await writeFull(this.fd, from, at, this.name);
+    this.#run = { at: 0, end: 0, kind: 'data' };
+    this.#size = Math.max(this.#size, at + from.length);
+  }
+
   async truncate(size: Bytes): Promise<void> {
     checkOffset(size, 0, this.name);
     try {
@@ -240,6 +269,20 @@ export class LocalFile implements ByteFile {
     fs.closeSync(this.fd);
   }
 }
+
+/** The file, written to on pool threads. */
+export const writtenAside = (file: LocalFile): ByteFile => ({
+  name: file.name,
+  get size() {
+    return file.size;
+  },
+  read: (into, at) => file.read(into, at),
+  extent: (at, limit) => file.extent(at, limit),
+  write: (from, at) => file.writeAside(from, at),
+  truncate: size => file.truncate(size),
+  sync: () => file.sync(),
+  [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+});
 
 /**
  * Opens a regular file or block device by its path; anything else is refused. `name` is what messages call it.

@@ -21,6 +21,7 @@ type ConvertArgs = KeyArgs &
     readonly format?: string;
     readonly sourceFormat?: string;
     readonly force: boolean;
+    readonly readBack: boolean;
   };
 
 type Target = ReturnType<typeof restoreTarget>;
@@ -44,7 +45,13 @@ function refuseOwnFiles(target: Target, source: ConvertSource): void {
   }
 }
 
-async function write(source: ConvertSource, format: string, target: Target, context: Context): Promise<RestoreResult> {
+async function write(
+  source: ConvertSource,
+  format: string,
+  target: Target,
+  { readBack }: ConvertArgs,
+  context: Context,
+): Promise<RestoreResult> {
   const { disk } = source;
   let bar: Bar = context.progress('converting', disk.size);
   try {
@@ -53,6 +60,7 @@ async function write(source: ConvertSource, format: string, target: Target, cont
       identity: source.identity ?? randomUUID(),
       format,
       target,
+      readBack,
       write: format === 'raw' ? null : fileWriters[format]!,
       reopen: () => {
         const store = localFileStore(target.partial);
@@ -92,7 +100,12 @@ export const command: Verb = {
           nargs: 1,
           describe: 'read the source as this format, never as another',
         })
-        .option('force', { type: 'boolean', default: false, describe: 'overwrite the file' }),
+        .option('force', { type: 'boolean', default: false, describe: 'overwrite the file' })
+        .option('read-back', {
+          type: 'boolean',
+          default: true,
+          describe: 'read what was written and compare; --no-read-back leaves it out',
+        }),
     ),
   async run(args: ConvertArgs, context) {
     const begin = performance.now();
@@ -104,7 +117,7 @@ export const command: Verb = {
     const target = restoreTarget(args.out, args.force);
     refuseOwnFiles(target, source);
     for (const warning of source.warnings) context.note(`bootmount: warning: ${display(warning)}`);
-    const result = await write(source, format, target, context);
+    const result = await write(source, format, target, args, context);
     const { size } = source.disk;
     if (context.json) {
       context.outJson({ source: args.in, sourceFormat: source.format, file: args.out, format, size, ...result });
@@ -114,7 +127,7 @@ export const command: Verb = {
     const what = `${formatSize(result.written)} written for ${formatSize(size)}${resumed}`;
     const from = `${display(args.in)} (${source.format ?? 'block device'})`;
     context.out(
-      `${display(args.out)}: ${from} as ${format}: ${what}, read back, ${formatDuration(performance.now() - begin)}`,
+      `${display(args.out)}: ${from} as ${format}: ${what}, ${args.readBack ? 'read back' : 'not read back'}, ${formatDuration(performance.now() - begin)}`,
     );
   },
 };

@@ -155,6 +155,7 @@ export const command: Verb = {
         identity: `${point.identity}/${name}`,
         format,
         target,
+        readBack: true,
         write: format === 'raw' ? null : fileWriters[format]!,
         reopen: () =>
           openDiskFile(

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { type LocalFile, openFile, replaceFile, syncDirectory } from '../base/io.ts';
+import { type LocalFile, openFile, replaceFile, syncDirectory, writtenAside } from '../base/io.ts';
 import type { RestoreTarget } from '../jobs/restore.ts';
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
@@ -63,7 +63,7 @@ export function restoreTarget(file: string, force: boolean): RestoreTarget & { r
   return {
     name: file,
     partial,
-    open: () => openPartial(partial),
+    open: async () => writtenAside(await openPartial(partial)),
     async readJournal() {
       const stat = fs.lstatSync(journal, { throwIfNoEntry: false });
       if (stat === undefined || !stat.isFile() || stat.size > JOURNAL_LIMIT) return null;

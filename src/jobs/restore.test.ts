@@ -58,6 +58,7 @@ function specFor(disk: Disk, target: RestoreTarget, more: Partial<RestoreSpec> =
     reopen: async () => {
       throw new Error('raw is not opened again');
     },
+    readBack: true,
     checking() {},
     progress() {},
     signal: new AbortController().signal,
@@ -181,6 +182,32 @@ describe('restore to raw', () => {
       await expect(restore(specFor(memoryDisk(content()), target))).rejects.toMatchObject({ fault: 'corrupt' });
       expect(await names(target)).toEqual([]);
     }
+  });
+
+  test('a medium that refused once keeps no later state of the journal', async () => {
+    let syncs = 0;
+    const target = fakeTarget(file =>
+      Object.assign(Object.create(file) as ByteFile, {
+        async sync() {
+          if (++syncs === 2) throw new ImageError('io', 'I/O failed (EIO)');
+        },
+      }),
+    );
+    await expect(restore(specFor(memoryDisk(content()), target))).rejects.toMatchObject({ fault: 'io' });
+    expect(JSON.parse(target.journal!)).toMatchObject({ done: 0 });
+    expect(await names(target)).toEqual(['out.partial']);
+  });
+
+  test('is not read back where nobody wants it', async () => {
+    const target = fakeTarget(file =>
+      Object.assign(Object.create(file) as ByteFile, {
+        read() {
+          throw new Error('read back');
+        },
+      }),
+    );
+    await restore(specFor(memoryDisk(content()), target, { readBack: false }));
+    await expect(restore(specFor(memoryDisk(content()), target))).rejects.toThrow('read back');
   });
 
   test('a full target keeps what it has; a damaged source leaves nothing', async () => {

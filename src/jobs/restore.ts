@@ -1,10 +1,10 @@
 /** Restore: one disk of a restore point into a file that is complete, durable and read back, or not there. */
-import { hash } from 'node:crypto';
-import { crc32 } from 'node:zlib';
 import type { ByteFile, Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
+import { CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
 import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
+import { writeBehind } from './write-behind.ts';
 
 /** Writes a whole disk file of some format, from the start. */
 export type DiskWriter = (
@@ -37,6 +37,8 @@ export interface RestoreSpec extends Watch {
   readonly target: RestoreTarget;
   /** null: raw, which is written here, sparse and resumable. */
   readonly write: DiskWriter | null;
+  /** Whether what was written is read back and compared. */
+  readonly readBack: boolean;
   /** Opens the unfinished file by its format, for reading it back. Not used for raw. */
   reopen(): Promise<{ readonly disk: Disk } & AsyncDisposable>;
   /** Called when writing ends and reading back begins, with the bytes to read. */
@@ -50,7 +52,7 @@ export interface RestoreResult {
   readonly written: Bytes;
 }
 
-const WINDOW = 4 * 2 ** 20;
+const WINDOW = CHECK_WINDOW;
 const LANES = 3;
 /** Runs of zeros of this length become holes. */
 const HOLE = 65_536;
@@ -63,8 +65,8 @@ interface Journal {
   readonly size: Bytes;
   /** Everything before it is written and durable. A multiple of WINDOW, or the size. */
   readonly done: Bytes;
-  /** Running check value of the windows before `done`. */
-  readonly check: string;
+  /** Check value of what lies before `done`. */
+  readonly content: string;
 }
 
 /** Throws 'corrupt' when what was read back is not what was written. */
@@ -89,26 +91,69 @@ function worthKeeping(spec: RestoreSpec, error: unknown): boolean {
 
 async function restoreWith(spec: RestoreSpec, write: DiskWriter, file: ByteFile): Promise<RestoreResult> {
   await file.truncate(0);
-  await write(spec.disk, file, (done, total) => spec.progress(done, total), spec.signal);
-  await file.sync();
+  const check = new ContentCheck();
+  await using behind = writeBehind(file);
+  const disk = spec.readBack ? checkedDisk(spec.disk, check) : spec.disk;
+  await write(disk, behind, (done, total) => spec.progress(done, total), spec.signal);
+  await behind.sync();
+  // The medium takes the rest while it is read back.
+  await both(behind.settle(), spec.readBack ? checkWritten(spec, check.value()) : null);
+  return { resumedAt: 0, written: file.size };
+}
+
+/** Waits for both whatever happens to one: the file must not be closed under the other. */
+async function both(first: Promise<void>, second: Promise<void> | null): Promise<void> {
+  const ends = await Promise.allSettled([first, second]);
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
+}
+
+/** `content`: check value of what the writer read of the disk; null: it did not read it in order. */
+async function checkWritten(spec: RestoreSpec, content: string | null): Promise<void> {
   spec.checking();
   await using again = await spec.reopen();
-  const at = await firstDifference(spec.disk, again.disk, spec);
+  const { disk } = again;
+  if (content !== null && (await contentOf(spec, disk, into => readSparse(disk, into.data, into.at))) === content)
+    return;
+  const at = await firstDifference(spec.disk, disk, spec);
   if (at !== null) throw readBackError(spec.target.name, at);
-  return { resumedAt: 0, written: file.size };
 }
 
 const readBackError = (file: string, at: Bytes): ImageError =>
   new ImageError('corrupt', `read back, the disk differs from the restore point at guest offset ${at}`, { file });
 
-/** A CRC-32 for each window: what is looked for is a medium that errs, and this costs less than copying the window. */
-const extend = (before: string, at: Bytes, data: Uint8Array): string =>
-  hash('sha256', `${before} ${at}:${crc32(data)}`);
+interface Stretch {
+  readonly data: Uint8Array;
+  readonly at: Bytes;
+}
+
+/** Check value of what `read` finds wherever the disk may hold data. */
+async function contentOf(
+  { signal, progress }: Watch,
+  disk: Disk,
+  read: (into: Stretch) => Promise<unknown>,
+): Promise<string | null> {
+  const check = new ContentCheck();
+  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
+  await inLanes(
+    dataWindows([disk], WINDOW, 0, disk.size, signal),
+    LANES,
+    async ({ at, length }, lane) => {
+      const stretch = { data: buffers[lane]!.subarray(0, length), at };
+      await read(stretch);
+      return stretch;
+    },
+    ({ data, at }) => {
+      check.add(data, at);
+      progress(at + data.length, disk.size);
+    },
+  );
+  return check.value();
+}
 
 /** The journal's state when it belongs to this very restore and the file is there in full length; else the beginning. */
 async function resumePoint(spec: RestoreSpec, file: ByteFile): Promise<Journal> {
   const { identity, format, disk } = spec;
-  const fresh: Journal = { identity, format, size: disk.size, done: 0, check: '' };
+  const fresh: Journal = { identity, format, size: disk.size, done: 0, content: '' };
   const text = await spec.target.readJournal();
   if (text === null || file.size !== disk.size) return fresh;
   let found: Partial<Journal> | null;
@@ -117,29 +162,64 @@ async function resumePoint(spec: RestoreSpec, file: ByteFile): Promise<Journal> 
   } catch {
     return fresh;
   }
-  const { done, check } = found ?? {};
+  const { done, content } = found ?? {};
   const ours = found?.identity === identity && found.format === format && found.size === disk.size;
   const usable = Number.isSafeInteger(done) && done! >= 0 && (done! % WINDOW === 0 || done === disk.size);
-  if (!ours || !usable || done! > disk.size || typeof check !== 'string') return fresh;
-  return { ...fresh, done: done!, check };
+  if (!ours || !usable || done! > disk.size || typeof content !== 'string') return fresh;
+  return { ...fresh, done: done!, content };
+}
+
+/** Makes what is written so far durable, and says so in the journal; at most one at a time. */
+function checkpoints(spec: RestoreSpec, file: ByteFile, start: Journal) {
+  let saving: Promise<void> = Promise.resolve();
+  let reached = start.done;
+  let isBusy = false;
+  let failure: { readonly reason: unknown } | null = null;
+  // The kernel tells of a write that failed once; a later answer that all is well would be wrong.
+  const throwIfFailed = (): void => {
+    if (failure !== null) throw failure.reason;
+  };
+  const save = async (done: Bytes, content: string): Promise<void> => {
+    throwIfFailed();
+    try {
+      await file.sync();
+      await spec.target.writeJournal(JSON.stringify({ ...start, done, content } satisfies Journal));
+    } catch (reason) {
+      failure = { reason };
+      throw reason;
+    }
+  };
+  const now = async (done: Bytes, content: string): Promise<void> => {
+    await saving;
+    await save(done, content);
+  };
+  return {
+    now,
+    /** Begins one when enough was written since the last; everything before `done` is in the file. */
+    begin(done: Bytes, content: () => string): void {
+      throwIfFailed();
+      if (isBusy || done - reached < CHECKPOINT) return;
+      [isBusy, reached] = [true, done];
+      saving = save(done, content()).finally(() => {
+        isBusy = false;
+      });
+      saving.catch(() => {});
+    },
+  };
 }
 
 async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreResult> {
-  const { disk, target, signal } = spec;
+  const { disk, signal } = spec;
   const start = await resumePoint(spec, file);
   // What lies past the durable part may be torn, so it goes; the rest of the file is one hole then.
   await file.truncate(start.done);
   await file.truncate(disk.size);
-  let { done, check } = start;
-  let checkpointed = done;
+  const check = new ContentCheck(start.content, start.done);
+  const content = (): string => check.value() ?? '';
+  const checkpoint = checkpoints(spec, file, start);
+  let { done } = start;
   let written = 0;
-  const checkpoint = async (): Promise<void> => {
-    const reached = { ...start, done, check };
-    await file.sync();
-    await target.writeJournal(JSON.stringify(reached));
-    checkpointed = reached.done;
-  };
-  await checkpoint();
+  await checkpoint.now(done, content());
   const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
   try {
     await inLanes(
@@ -148,24 +228,22 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
       async ({ at, length }, lane) => {
         const data = buffers[lane]!.subarray(0, length);
         await readSparse(disk, data, at);
-        return { at, length, wrote: await writeData(file, data, at), data };
+        return { at, wrote: await writeData(file, data, at), data };
       },
-      async ({ at, length, wrote, data }) => {
+      ({ at, wrote, data }) => {
         written += wrote;
-        check = extend(check, at, data);
-        done = at + length;
+        check.add(data, at);
+        done = at + data.length;
         spec.progress(done, disk.size);
-        if (done - checkpointed >= CHECKPOINT) await checkpoint();
+        checkpoint.begin(done, content);
       },
     );
-    done = disk.size;
   } catch (error) {
-    if (worthKeeping(spec, error)) await checkpoint().catch(() => {});
+    if (worthKeeping(spec, error)) await checkpoint.now(done, content()).catch(() => {});
     throw error;
   }
-  await checkpoint();
-  spec.checking();
-  await checkRaw(spec, file, check);
+  // The medium takes the rest while it is read back.
+  await both(checkpoint.now(disk.size, content()), spec.readBack ? checkRaw(spec, file, content()) : null);
   return { resumedAt: start.done, written };
 }
 
@@ -185,25 +263,11 @@ async function writeData(file: ByteFile, data: Uint8Array, at: Bytes): Promise<B
   return written;
 }
 
-/** Reads back every window that may hold data and compares the running check values; the rest was never written to. */
+/** Reads back every window that may hold data; the rest was never written to. */
 async function checkRaw(spec: RestoreSpec, file: ByteFile, expected: string): Promise<void> {
-  const { disk, signal } = spec;
-  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
-  let check = '';
-  await inLanes(
-    dataWindows([disk], WINDOW, 0, disk.size, signal),
-    LANES,
-    async ({ at, length }, lane) => {
-      const data = buffers[lane]!.subarray(0, length);
-      await file.read(data, at);
-      return { at, data };
-    },
-    ({ at, data }) => {
-      check = extend(check, at, data);
-      spec.progress(at + data.length, disk.size);
-    },
-  );
-  if (check === expected) return;
+  spec.checking();
+  const { disk } = spec;
+  if ((await contentOf(spec, disk, async ({ data, at }) => file.read(data, at))) === expected) return;
   const at = await firstDifference(disk, fileDisk(file, disk), spec);
   throw readBackError(spec.target.name, at ?? 0);
 }
