@@ -1,5 +1,6 @@
 /** What the command line, the supervisor and the worker say to each other. One JSON document a line. */
 import { type Fault, ImageError, type Where } from '../base/errors.ts';
+import type { BLAME } from '../host/fuse/suspects.ts';
 import type { Unpacked } from '../stores/scratch.ts';
 import type { CloneSummary } from '../tree/clones.ts';
 
@@ -36,7 +37,8 @@ export interface MountConfig extends ServeConfig {
 /** Requests that a worker answers. */
 export type WorkerRequest =
   | { readonly verb: 'prepare'; readonly config: ServeConfig; readonly resume: boolean }
-  | { readonly verb: 'serve' }
+  /** `blame`: how the worker before ended, for what it had in hand; 'none' for the first one. */
+  | { readonly verb: 'serve'; readonly blame: keyof typeof BLAME }
   | { readonly verb: 'status' }
   | { readonly verb: 'flush' }
   | { readonly verb: 'clone'; readonly request: CloneRequest }

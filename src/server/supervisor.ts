@@ -16,6 +16,7 @@ import {
   readFurtherAhead,
   unmount,
 } from '../host/fuse/mount.ts';
+import type { BLAME } from '../host/fuse/suspects.ts';
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
 import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
@@ -31,6 +32,9 @@ const BUSY_WAIT_MS = 50;
 const A_MOMENT = 200;
 /** The wait before a worker that follows one which failed: nothing after the first, then doubling. In ms. */
 const backOff = (failures: number): number => (failures < 2 ? 0 : Math.min(5000, 50 * 2 ** failures));
+/** So many workers that crashed after they had served, each within `CRASH_MEMORY_MS` of the one before, and it is given up. */
+const MAX_CRASHES = 100;
+const CRASH_MEMORY_MS = 60_000;
 /** So many workers that hung, each within `HANG_MEMORY_MS` of the one before, and the connection is given up. */
 const MAX_HANGS = 3;
 const HANG_MEMORY_MS = 300_000;
@@ -57,6 +61,10 @@ class Supervisor {
   #failures = 0;
   #hangs = 0;
   #lastHang = Number.NEGATIVE_INFINITY;
+  /** The worker of the moment was killed because it hung. */
+  #isHung = false;
+  #crashes = 0;
+  #lastCrash = Number.NEGATIVE_INFINITY;
   /** The kernel can hand the requests of a dead worker to the next one. */
   #survives = true;
   #servingSince = Number.POSITIVE_INFINITY;
@@ -93,7 +101,7 @@ class Supervisor {
       throw error;
     }
     this.#watch();
-    await this.#worker.ask({ verb: 'serve' });
+    await this.#worker.ask({ verb: 'serve', blame: 'none' });
     this.#servingSince = performance.now();
     this.#control = serveControl(run.socket, request => this.#answer(request));
     await this.#control.ready;
@@ -122,7 +130,18 @@ class Supervisor {
     this.#hangs = now - this.#lastHang > HANG_MEMORY_MS ? 1 : this.#hangs + 1;
     this.#lastHang = now;
     log(`the worker hangs while requests wait: it is killed (${this.#hangs} of ${MAX_HANGS + 1})`);
+    this.#isHung = worker === this.#worker;
     worker.kill();
+  }
+
+  /** A worker that ends itself, or that its own code or memory ends, does not do so by SIGKILL. */
+  #blame({ signal }: Exit): keyof typeof BLAME {
+    if (signal === 'SIGKILL' && !this.#isHung) return 'kill';
+    const now = performance.now();
+    this.#crashes = now - this.#lastCrash > CRASH_MEMORY_MS ? 1 : this.#crashes + 1;
+    this.#lastCrash = now;
+    this.#isHung = false;
+    return 'crash';
   }
 
   async #ended({ code, signal }: Exit): Promise<void> {
@@ -133,22 +152,24 @@ class Supervisor {
     log(`the worker ended (${signal ?? `exit ${code}`})${served ? '' : `, failure ${this.#failures} in a row`}`);
     if (this.#failures > MAX_FAILURES) throw new Error('the worker dies again and again');
     if (this.#hangs > MAX_HANGS) throw new Error('the worker hangs again and again');
+    const blame = this.#blame({ code, signal });
+    if (this.#crashes > MAX_CRASHES) throw new Error('the worker crashes again and again');
     this.#restarts++;
     this.#servingSince = Number.POSITIVE_INFINITY;
-    this.#ready = after(backOff(this.#failures)).then(() => this.#resume());
+    this.#ready = after(backOff(this.#failures)).then(() => this.#resume(blame));
     // A worker that dies before it is ready is noticed by its end.
     await this.#ready.catch(() => undefined);
   }
 
-  async #resume(): Promise<void> {
+  async #resume(blame: keyof typeof BLAME): Promise<void> {
     this.#worker = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
     this.#watch();
     await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: true });
-    await this.#takeOver();
+    await this.#takeOver(blame);
   }
 
-  async #takeOver(): Promise<void> {
-    await this.#worker.ask({ verb: 'serve' });
+  async #takeOver(blame: keyof typeof BLAME): Promise<void> {
+    await this.#worker.ask({ verb: 'serve', blame });
     this.#servingSince = performance.now();
     log('a new worker serves the mount');
   }
@@ -165,7 +186,7 @@ class Supervisor {
       old.kill();
       await old.exit;
       this.#watch();
-      await this.#takeOver();
+      await this.#takeOver('none');
     });
     this.#ready = swapped.catch(() => undefined);
     await swapped.catch(error => {

@@ -8,8 +8,10 @@
 import { flushCompileCache } from 'node:module';
 import type { Connection } from '../host/fuse/journal.ts';
 import { type Serving, serveFuse } from '../host/fuse/serve.ts';
+import { BLAME } from '../host/fuse/suspects.ts';
 import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
+import { log } from './starter.ts';
 
 const FUSE_FD = 3;
 const BEAT_MS = 500;
@@ -29,10 +31,12 @@ function needed(): Stack {
 }
 
 /** Ends with the mount: closes what is open, and says by its exit code whether everything became durable. */
-async function serve(): Promise<void> {
+async function serve(blame: keyof typeof BLAME): Promise<void> {
   serving = serveFuse(FUSE_FD, needed().root, {
     nodesFile: config!.nodes,
     resume: resumed,
+    blame: BLAME[blame],
+    onRefused: request => log(`workers die of this request, it is answered with an I/O error: ${request}`),
     hideOwners: config!.allowOther && process.geteuid?.() !== 0,
     mailbox: () => answering > 0 || needed().working(),
     onInit: agreed => {
@@ -54,7 +58,7 @@ async function answer(request: WorkerRequest): Promise<unknown> {
       flushCompileCache();
       return stack.summary;
     case 'serve':
-      serve().catch(die);
+      serve(request.blame).catch(die);
       return null;
     case 'status':
       return { ...needed().status(), survives: connection?.resend ?? null };
@@ -71,10 +75,13 @@ async function answer(request: WorkerRequest): Promise<unknown> {
   }
 }
 
-/** A thread of the pool may be stuck in a read, which keeps `process.exit` waiting for ever: only a signal ends this process. */
+/**
+ * A thread of the pool may be stuck in a read, which keeps `process.exit` waiting for ever: only a signal ends this process.
+ * Not SIGKILL, which is what others send: this one tells the supervisor that it was the worker's own doing.
+ */
 function die(error: unknown): void {
   process.stderr.write(`worker: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-  process.kill(process.pid, 'SIGKILL');
+  process.kill(process.pid, 'SIGUSR2');
 }
 
 /** Not while the thread is blocked: then nothing waits, and nobody asks. */

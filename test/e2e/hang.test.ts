@@ -1,4 +1,7 @@
-/** A worker that hangs is replaced, and whoever waits for it gets the right bytes; a slow disk is waited for. */
+/**
+ * A worker that hangs is replaced, and whoever waits for it gets the right bytes; a slow disk is waited for. What workers
+ * crash of is answered with an error.
+ */
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
@@ -18,7 +21,12 @@ afterAll(() => fs.rmSync(folder, { recursive: true }));
 const UNIT = 65536;
 const UNITS = 64;
 
-/** Disks that hang as files beside this module say; unit n is full of n. A hang removes its file first, if it may. */
+/** The unit whose unpacking ends the worker, and what that and the others take while it does so, in ms. */
+const BAD = 3;
+const CRASH_MS = 250;
+const OTHERS_MS = 300;
+
+/** Disks that hang or crash as files beside this module say; unit n is full of n. The file is removed first, if it may. */
 const ADAPTER = `
 import fs from 'node:fs';
 const once = name => {
@@ -27,6 +35,7 @@ const once = name => {
   if (fs.readFileSync(file, 'utf8') !== 'always') fs.rmSync(file);
   return true;
 };
+if (fs.existsSync(new URL('sick', import.meta.url))) setTimeout(() => { throw new Error('planted sickness'); }, 700);
 const layer = {
   id: 'hang', size: ${UNITS * UNIT}, blockSize: ${UNIT},
   locate(at, limit) {
@@ -37,6 +46,9 @@ const layer = {
   load: async () => {},
   async unpack(unit, into) {
     if (once('slow')) await new Promise(resolve => setTimeout(resolve, 14_000));
+    if (unit === ${BAD} && once('crash'))
+      await new Promise(() => setTimeout(() => { throw new Error('planted crash'); }, ${CRASH_MS}));
+    if (once('tired')) await new Promise(resolve => setTimeout(resolve, ${OTHERS_MS}));
     into.fill(unit);
   },
 };
@@ -55,7 +67,7 @@ export const adapter = {
 interface At extends AsyncDisposable {
   readonly mnt: string;
   readonly disk: string;
-  plant(name: 'spin' | 'slow', content: 'once' | 'always'): void;
+  plant(name: 'spin' | 'slow' | 'crash' | 'tired' | 'sick', content: 'once' | 'always'): void;
   status(): Promise<MountStatus>;
   log(): string;
 }
@@ -113,6 +125,72 @@ for n in range(${UNITS}):
   });
   return new Promise(resolve => child.once('close', () => resolve({ ms: performance.now() - began, error })));
 }
+
+/** Reads the first units all at once; answers what each read gave, 'ok' or the error's number. */
+function readTogether(file: string, units: number): Promise<readonly string[]> {
+  const program = `
+import os, mmap, sys
+from concurrent.futures import ThreadPoolExecutor
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+def one(n):
+    page = mmap.mmap(-1, ${UNIT})
+    try:
+        return 'ok' if os.preadv(fd, [page], n * ${UNIT}) == ${UNIT} and page[:] == bytes([n]) * ${UNIT} else 'wrong'
+    except OSError as error:
+        return str(error.errno)
+with ThreadPoolExecutor(${units}) as pool:
+    print(*pool.map(one, range(${units})))`;
+  const child = spawn('python3', ['-c', program, file], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let told = '';
+  child.stdout.setEncoding('utf8').on('data', part => {
+    told += part;
+  });
+  return new Promise(resolve => child.once('close', () => resolve(told.trim().split(' '))));
+}
+
+describe.skipIf(cannot !== '').concurrent(`a crash${cannot === '' ? '' : ` (skipped: ${cannot})`}`, () => {
+  const EIO = String(os.constants.errno.EIO);
+  const all = (bad: string): readonly string[] => Array.from({ length: 5 }, (_, n) => (n === BAD ? bad : 'ok'));
+
+  test('that a request brings about each time ends with an error for it alone', async () => {
+    await using at = await mounted();
+    at.plant('crash', 'always');
+    at.plant('tired', 'always');
+    expect(await readTogether(at.disk, 5)).toEqual(all(EIO));
+    const { restarts } = (await at.status()).worker;
+    expect(restarts).toBe(3);
+    expect(at.log()).toMatch(
+      new RegExp(`answered with an I/O error: read /backups/hang/.*/disk0.raw, ${UNIT} bytes at ${BAD * UNIT}`),
+    );
+  }, 60_000);
+
+  test('that happens once costs nobody anything', async () => {
+    await using at = await mounted();
+    at.plant('crash', 'once');
+    at.plant('tired', 'always');
+    expect(await readTogether(at.disk, 5)).toEqual(all('ok'));
+    expect((await at.status()).worker).toMatchObject({ restarts: 1 });
+  }, 60_000);
+
+  test.skipIf(process.env.BOOTMOUNT_LONG === undefined)(
+    'that no request is to blame for, again and again, ends the mount with errors (with BOOTMOUNT_LONG=1)',
+    async ({ expect }) => {
+      const at = await mounted();
+      at.plant('sick', 'always');
+      process.kill((await at.status()).worker.pid, 'SIGKILL');
+      const reading = async (): Promise<string> => {
+        for (;;) {
+          const { error } = await readAll(at.disk);
+          if (error !== '') return error;
+        }
+      };
+      expect(await reading()).toMatch(/OSError|ConnectionAbortedError|NotConnected|No such file/);
+      await expect.poll(() => fs.existsSync(runPaths(at.mnt).folder), { timeout: 10_000 }).toBe(false);
+      releaseMountpoint(at.mnt);
+    },
+    400_000,
+  );
+});
 
 describe.skipIf(cannot !== '').concurrent(`a hung worker${cannot === '' ? '' : ` (skipped: ${cannot})`}`, () => {
   test('that was stopped is killed and replaced', async () => {

@@ -13,9 +13,10 @@ import { errnoOf, ImageError } from '../../base/errors.ts';
 import type { Connection } from './journal.ts';
 import { Table } from './nodes.ts';
 import { operate } from './operate.ts';
-import { ERRNO, IN, NOTIFY_RESEND, OPCODE, REPLY_HEADER, REQUEST_HEADER } from './protocol.ts';
-import { type Answer, NO_REPLY, reopen, type Session } from './session.ts';
+import { ERRNO, IN, NOTIFY_RESEND, OPCODE, REPLY_HEADER, REQUEST_HEADER, RESENT_BIT } from './protocol.ts';
+import { type Answer, describe, NO_REPLY, reopen, type Session, uniqueOf } from './session.ts';
 import { type Slot, slotPool } from './slot.ts';
+import { Suspects } from './suspects.ts';
 import { Waiting } from './waiting.ts';
 
 export interface ServeOptions {
@@ -27,6 +28,10 @@ export interface ServeOptions {
   readonly hideOwners?: boolean;
   /** Go on for an earlier process on the same descriptor; needs its `nodesFile`. */
   readonly resume?: boolean;
+  /** With `resume`: points for the requests that the earlier process had in hand when it ended (`suspects.ts`). */
+  readonly blame?: number;
+  /** Called when a request is answered with an error because processes die of it; says which one it is. */
+  onRefused?(request: string): void;
   /**
    * Called before the thread would block. While it returns true the thread never does, so that timers and promises of
    * others proceed. Whoever wants attention asks the mount for its statistics: after a STATFS the event loop turns, so
@@ -99,7 +104,9 @@ export function serveFuse(fd: number, root: DirNode, options: ServeOptions = {})
     const connection = session.table.connection;
     if (connection !== null) options.onInit?.(connection);
   }
-  return new Loop(fd, session, () => options.mailbox?.() === true);
+  const suspects =
+    options.nodesFile === undefined ? null : new Suspects(`${options.nodesFile}.held`, options.blame ?? 0);
+  return new Loop(fd, session, suspects, options);
 }
 
 class Loop implements Serving {
@@ -107,7 +114,8 @@ class Loop implements Serving {
   answered = 0;
   readonly #fd: number;
   readonly #session: Session;
-  readonly #mailbox: () => boolean;
+  readonly #suspects: Suspects | null;
+  readonly #options: ServeOptions;
   readonly #slots = slotPool(SLOTS);
   readonly #waiting: Waiting;
   readonly #settle: { resolve(): void; reject(error: unknown): void };
@@ -115,15 +123,19 @@ class Loop implements Serving {
   #pending = 0;
   /** Reads that wait in the thread pool. */
   #reading = 0;
+  /** A request that is suspected is served alone; these came meanwhile. */
+  #alone = false;
+  readonly #held: { readonly slot: Slot; readonly got: number }[] = [];
   #turning = false;
   #over = false;
   #closing = false;
   #failure: unknown = null;
 
-  constructor(fd: number, session: Session, mailbox: () => boolean) {
+  constructor(fd: number, session: Session, suspects: Suspects | null, options: ServeOptions) {
     this.#fd = fd;
     this.#session = session;
-    this.#mailbox = mailbox;
+    this.#suspects = suspects;
+    this.#options = options;
     this.#waiting = new Waiting(fd);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.ended = promise;
@@ -146,20 +158,24 @@ class Loop implements Serving {
 
   #next(): void {
     if (this.#over) this.#finish();
-    else if (this.#pending > 0 || this.#mailbox()) this.#arm();
+    else if (this.#pending > 0 || this.#wanted()) this.#arm();
     else if (this.#reading === 0) this.#block();
+  }
+
+  #wanted(): boolean {
+    return this.#options.mailbox?.() === true;
   }
 
   /** Reads in the pool. With no slot left nothing is read until a request is answered. */
   #arm(): void {
-    while (this.#reading < POOL_READS) {
+    while (this.#reading < POOL_READS && !this.#alone) {
       const slot = this.#slots.take();
       if (slot === null) return;
       this.#reading++;
       fs.read(this.#fd, slot.bytes, 0, slot.bytes.length, null, (error, got) => {
         this.#reading--;
         if (error !== null) this.#unread(slot, error);
-        else if (this.#answer(slot, got)) this.#slots.give(slot);
+        else if (this.#receive(slot, got)) this.#slots.give(slot);
         this.#turn();
       });
     }
@@ -182,10 +198,10 @@ class Loop implements Serving {
         this.#unread(slot, error);
         break;
       }
-      mine = this.#answer(slot, got);
+      mine = this.#receive(slot, got);
       now = performance.now();
       if (requests++ === 0) first = now;
-      if (this.#over || slot.words[IN.OPCODE] === OPCODE.statfs || now > until || this.#mailbox()) {
+      if (this.#over || slot.words[IN.OPCODE] === OPCODE.statfs || now > until || this.#wanted()) {
         if (mine) this.#slots.give(slot);
         break;
       }
@@ -202,8 +218,50 @@ class Loop implements Serving {
     this.#over = true;
   }
 
-  /** Answers, now (true: the slot is free) or later. The only place where a request becomes an answer, and once. */
-  #answer(slot: Slot, got: number): boolean {
+  /** true: the slot is free. */
+  #receive(slot: Slot, got: number): boolean {
+    if (this.#alone) {
+      this.#held.push({ slot, got });
+      return false;
+    }
+    const again = this.#suspects !== null && got >= REQUEST_HEADER && slot.words[IN.UNIQUE + 1]! >= RESENT_BIT;
+    return again ? this.#answerAgain(this.#suspects!, slot, got) : this.#answer(slot, got, null);
+  }
+
+  /** What an earlier process did not answer, perhaps because it died of it. */
+  #answerAgain(suspects: Suspects, slot: Slot, got: number): boolean {
+    const unique = uniqueOf(slot);
+    const judged = suspects.judge(unique);
+    if (judged === 'refused') {
+      this.#options.onRefused?.(describe(this.#session, slot));
+      this.#reply(slot, -ERRNO.EIO);
+      return true;
+    }
+    suspects.begun(unique);
+    this.#alone = judged === 'alone';
+    const free = this.#answer(slot, got, () => {
+      suspects.answered(unique);
+      this.#release();
+    });
+    if (free) {
+      suspects.answered(unique);
+      this.#alone = false;
+    }
+    return free;
+  }
+
+  #release(): void {
+    if (!this.#alone) return;
+    this.#alone = false;
+    for (let next = this.#held.shift(); next !== undefined; next = this.#alone ? undefined : this.#held.shift())
+      if (this.#receive(next.slot, next.got)) this.#slots.give(next.slot);
+    this.#turn();
+  }
+
+  /**
+   * Answers, now (true: the slot is free) or later, and then calls `ended`. The only place where a request becomes an answer, and once.
+   */
+  #answer(slot: Slot, got: number, ended: (() => void) | null): boolean {
     let answer: Answer | Promise<Answer>;
     try {
       if (got < REQUEST_HEADER || slot.words[IN.LENGTH] !== got) throw new Error('a request is cut off');
@@ -222,6 +280,7 @@ class Loop implements Serving {
         this.#reply(slot, late);
         this.#slots.give(slot);
         this.#pending--;
+        ended?.();
         // All slots were in use, and nobody else reads on.
         if (this.#reading === 0) this.#turn();
       });
@@ -264,6 +323,7 @@ class Loop implements Serving {
     });
     const results = await Promise.allSettled(closed);
     table.end();
+    this.#suspects?.close();
     const broken = results.find(result => result.status === 'rejected');
     if (broken !== undefined) throw broken.reason;
   }

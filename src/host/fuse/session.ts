@@ -3,7 +3,7 @@ import type { DirNode, Node, OpenFile } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
 import type { Connection } from './journal.ts';
 import type { Entry, Handle, Table } from './nodes.ts';
-import { getU64, IN, RESENT_BIT } from './protocol.ts';
+import { getU64, IN, OPCODE, RESENT_BIT } from './protocol.ts';
 import type { Slot } from './slot.ts';
 
 /** Length of the body that was put into the slot, or a negative errno as the kernel counts them, or `NO_REPLY`. */
@@ -33,6 +33,17 @@ export const handleOf = (session: Session, slot: Slot): Handle | undefined =>
 /** The request's id as text. A request that is sent again has the same, but for its highest bit. */
 export const uniqueOf = (slot: Slot): string =>
   `${slot.words[IN.UNIQUE]!.toString(16)}.${(slot.words[IN.UNIQUE + 1]! % 2 ** 31).toString(16)}`;
+
+/** A request in words, for a message. */
+export function describe(session: Session, slot: Slot): string {
+  const opcode = slot.words[IN.OPCODE]!;
+  const name = Object.entries(OPCODE).find(([, code]) => code === opcode)?.[0] ?? `request ${opcode}`;
+  const file = entryOf(session, slot)?.path ?? '';
+  const ranged = opcode === OPCODE.read || opcode === OPCODE.write;
+  // Handle, offset, size: the first fields of both.
+  const range = ranged ? `, ${slot.words[IN.BODY + 4]} bytes at ${getU64(slot.words, IN.BODY + 2)}` : '';
+  return `${name} ${file === '' ? '/' : file}${range}`;
+}
 
 /** The handle that an OPEN has made already, when this is the same OPEN sent again. */
 export const madeBefore = (session: Session, slot: Slot): Handle | undefined =>
