@@ -1,4 +1,5 @@
 /** The only file that names formats: one line each. */
+import { aff4 } from '../formats/aff4/index.ts';
 import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
 import { ewf } from '../formats/ewf/index.ts';
 import { macrium } from '../formats/macrium/index.ts';
@@ -38,6 +39,7 @@ export const adapters: readonly Adapter[] = [
   virtnbdbackup,
   macrium,
   ewf,
+  aff4,
   xva,
   clonezilla,
   partclone,

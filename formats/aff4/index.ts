@@ -1,0 +1,1 @@
+export { aff4 } from './read.ts';

@@ -1,0 +1,240 @@
+/** A stream of chunks, in bevies of many: a bevy, an index of where its chunks lie, and digests of the chunks. */
+
+import { hash } from 'node:crypto';
+import { inflateRawSync, inflateSync } from 'node:zlib';
+import type { Bytes } from '../../src/base/contracts.ts';
+import { ImageError } from '../../src/base/errors.ts';
+import { lz4Block } from '../../src/base/packing/lz4.ts';
+import { snappyBlock } from '../../src/base/packing/snappy.ts';
+import { RecentPages } from '../../src/base/pages.ts';
+import { METADATA } from '../../src/base/shared-budget.ts';
+import { viewOf } from '../../src/base/struct.ts';
+import type { MemberTable } from './members.ts';
+import { INDEX_ENTRY } from './structs.ts';
+import { AFF4, factOf, numberOf, type Volume } from './volume.ts';
+import { contentAt, corrupt, type Member, readMember } from './zip.ts';
+
+const LARGEST_CHUNK: Bytes = 16 * 2 ** 20;
+/** Of the index of one bevy: 2,048 chunks are usual. */
+const LONGEST_INDEX: Bytes = 8 * 2 ** 20;
+const MOST_BEVIES = 64;
+
+/** Algorithms of block hashes, the ones that are computed fastest first, and the lengths of their digests. */
+export const BLOCK_HASHES: Readonly<Record<string, readonly [algorithm: string, length: Bytes]>> = {
+  sha1: ['sha1', 20],
+  sha256: ['sha256', 32],
+  blake2b: ['blake2b512', 64],
+  sha512: ['sha512', 64],
+  md5: ['md5', 16],
+};
+
+type Decode = (packed: Uint8Array, into: Uint8Array) => number;
+
+function inflated(inflate: typeof inflateSync): Decode {
+  return (packed, into) => {
+    const content = inflate(packed, { maxOutputLength: into.length, chunkSize: into.length + 64 });
+    into.set(content);
+    return content.length;
+  };
+}
+
+/** Raw deflate by the name of the method; some writers put the header of zlib before it. */
+const deflated: Decode = (packed, into) => {
+  try {
+    return inflated(inflateRawSync)(packed, into);
+  } catch {
+    return inflated(inflateSync)(packed, into);
+  }
+};
+
+const stored: Decode = (packed, into) => {
+  into.set(packed);
+  return packed.length;
+};
+
+const METHODS: Readonly<Record<string, Decode>> = {
+  'http://code.google.com/p/snappy/': snappyBlock,
+  'https://github.com/google/snappy': snappyBlock,
+  'https://code.google.com/p/lz4/': (packed, into) => lz4Block(packed, into, 0, into.length),
+  'https://tools.ietf.org/html/rfc1951': deflated,
+  'http://tools.ietf.org/html/rfc1951': deflated,
+  'https://www.ietf.org/rfc/rfc1950.txt': inflated(inflateSync),
+  [`${AFF4}compression/stored`]: stored,
+  [`${AFF4}NullCompressor`]: stored,
+};
+
+/** What is known about a bevy once it was needed. */
+export interface Bevy {
+  readonly byteLength: Bytes;
+  readonly number: number;
+  readonly chunks: number;
+  readonly contentAt: Bytes;
+  readonly size: Bytes;
+  readonly index: DataView;
+  readonly digests: Uint8Array | null;
+}
+
+/** A buffer that chunks are read into, one after the other, as long as reading waits for nothing. */
+interface Tray {
+  free: Uint8Array;
+}
+
+export class ImageStream {
+  readonly name: string;
+  readonly volume: Volume;
+  readonly size: Bytes;
+  readonly chunkSize: Bytes;
+  readonly perBevy: number;
+  readonly chunks: number;
+  /** Algorithms that block hashes are stored of. */
+  readonly hashes: readonly string[];
+  readonly #decode: Decode;
+  /** The one of them that is compared whenever a chunk is read. */
+  readonly #hash: string | null;
+  readonly #recent = new RecentPages<Bevy>();
+  readonly #took = METADATA.join(this.#recent);
+  readonly #coming = new Map<number, Promise<Bevy>>();
+  readonly #tray: Tray = { free: new Uint8Array(0) };
+
+  constructor(volume: Volume, name: string) {
+    const { file, graph } = volume;
+    this.name = name;
+    this.volume = volume;
+    const need = (property: string): number => {
+      const number = numberOf(volume, name, property);
+      if (number === null) throw new ImageError('corrupt', `${name} has no ${property}`, { file, field: property });
+      return number;
+    };
+    this.size = need('size');
+    this.chunkSize = need('chunkSize');
+    this.perBevy = numberOf(volume, name, 'chunksInSegment') ?? 2048;
+    if (this.chunkSize < 512 || this.chunkSize > LARGEST_CHUNK) {
+      const message = `chunks of ${this.chunkSize} bytes are not known`;
+      throw new ImageError('unsupported', message, { file, field: 'chunkSize' });
+    }
+    if (this.perBevy < 1 || this.perBevy * INDEX_ENTRY > LONGEST_INDEX) {
+      const message = `${this.perBevy} chunks in a bevy are not known`;
+      throw new ImageError('unsupported', message, { file, field: 'chunksInSegment' });
+    }
+    this.chunks = Math.ceil(this.size / this.chunkSize);
+    const method = factOf(graph, name, 'compressionMethod');
+    const decode = method === null ? stored : METHODS[method];
+    if (decode === undefined) {
+      const message = `the compression "${method!.slice(0, 100)}" is not known`;
+      throw new ImageError('unsupported', message, { file, field: 'compressionMethod' });
+    }
+    this.#decode = decode;
+    this.hashes = Object.keys(BLOCK_HASHES).filter(kind => volume.bevies(name)?.has(kind) === true);
+    this.#hash = this.hashes[0] ?? null;
+  }
+
+  #table(kind: string): MemberTable | null {
+    return this.volume.bevies(this.name)?.get(kind) ?? null;
+  }
+
+  /** A member of a bevy: `''` itself, `index`, or digests by algorithm. 'corrupt' where it is missing. */
+  member(number: number, kind: string): Member {
+    const found = this.#table(kind)?.find(number) ?? null;
+    if (found !== null) return found;
+    const what = kind === '' ? 'itself' : kind;
+    throw new ImageError('corrupt', `bevy ${number} of ${this.name} lacks ${what}`, { file: this.volume.file });
+  }
+
+  bevyNow(number: number): Bevy | null {
+    return this.#recent.get(number);
+  }
+
+  /** Concurrent calls share one read. */
+  bevy(number: number): Promise<Bevy> {
+    const coming = this.#coming.get(number);
+    if (coming !== undefined) return coming;
+    const reading = this.#readBevy(number).finally(() => this.#coming.delete(number));
+    this.#coming.set(number, reading);
+    return reading;
+  }
+
+  async #readBevy(number: number): Promise<Bevy> {
+    const { archive, file } = this.volume;
+    const data = this.member(number, '');
+    const place = await contentAt(archive, data);
+    const index = await readMember(archive, this.member(number, 'index'), LONGEST_INDEX);
+    const chunks = Math.min(this.perBevy, this.chunks - number * this.perBevy);
+    if (index.length < chunks * INDEX_ENTRY) {
+      throw corrupt(`the index of bevy ${number} of ${this.name} is too short`, file, data.headerAt);
+    }
+    const digests = this.#hash === null ? null : await this.digests(number, this.#hash, chunks);
+    const byteLength = index.length + (digests?.length ?? 0);
+    const view = viewOf(index);
+    const bevy = { byteLength, number, chunks, contentAt: place, size: data.size, index: view, digests };
+    if (this.#recent.size >= MOST_BEVIES) this.#took(-this.#recent.dropOldest());
+    this.#recent.put(number, bevy);
+    this.#took(byteLength);
+    return bevy;
+  }
+
+  /** Digests of a bevy's chunks, one behind the other. */
+  async digests(number: number, kind: string, chunks: number): Promise<Uint8Array> {
+    const { archive, file } = this.volume;
+    const member = this.member(number, kind);
+    const digests = await readMember(archive, member, LONGEST_INDEX * 6);
+    if (digests.length >= chunks * BLOCK_HASHES[kind]![1]) return digests;
+    throw corrupt(`the digests of bevy ${number} of ${this.name} are too short`, file, member.headerAt);
+  }
+
+  /** How much of a chunk belongs to the stream. */
+  lengthOf(chunk: number): Bytes {
+    return Math.min(this.chunkSize, this.size - chunk * this.chunkSize);
+  }
+
+  /** Fills the start of `into` with a chunk, and the rest with zeros. */
+  async read(chunk: number, into: Uint8Array): Promise<void> {
+    const number = Math.floor(chunk / this.perBevy);
+    const bevy = this.bevyNow(number) ?? (await this.bevy(number));
+    const place = this.place(bevy, chunk);
+    const { source, file } = this.volume;
+    const whole = into.subarray(0, this.chunkSize);
+    let length = this.chunkSize;
+    if (place.length === this.chunkSize) await source.read(whole, place.at);
+    else {
+      if (this.#tray.free.length < place.length) this.#tray.free = new Uint8Array(this.chunkSize);
+      const raw = this.#tray.free.subarray(0, place.length);
+      const reading = source.read(raw, place.at);
+      // Who has to wait keeps the buffer, and the next chunk gets another.
+      if (reading !== undefined) this.#tray.free = new Uint8Array(0);
+      if (reading !== undefined) await reading;
+      try {
+        length = this.#decode(raw, whole);
+      } catch (cause) {
+        const where = { file, at: place.at };
+        throw new ImageError('corrupt', `chunk ${chunk} of ${this.name} cannot be unpacked`, where, { cause });
+      }
+    }
+    const needed = this.lengthOf(chunk);
+    if (length < needed) throw corrupt(`chunk ${chunk} of ${this.name} has ${length} bytes`, file, place.at);
+    if (bevy.digests !== null && !this.holds(this.#hash!, bevy.digests, chunk, whole.subarray(0, length))) {
+      throw corrupt(`the ${this.#hash} of chunk ${chunk} of ${this.name} does not hold`, file, place.at);
+    }
+    into.fill(0, needed);
+  }
+
+  /** Where a chunk lies in the file. 'corrupt' where that is not inside its bevy. */
+  place({ index, size, contentAt: from, number }: Bevy, chunk: number): { readonly at: Bytes; readonly length: Bytes } {
+    const entry = (chunk - number * this.perBevy) * INDEX_ENTRY;
+    const offset = index.getUint32(entry + 4, true) * 2 ** 32 + index.getUint32(entry, true);
+    const length = index.getUint32(entry + 8, true);
+    if (length > 0 && length <= this.chunkSize && offset + length <= size) return { at: from + offset, length };
+    throw corrupt(`chunk ${chunk} of ${this.name} does not lie in its bevy`, this.volume.file, from);
+  }
+
+  /** Whether a chunk has the digest that is stored of it: of all of it, or as far as the stream goes. */
+  holds(kind: string, digests: Uint8Array, chunk: number, content: Uint8Array): boolean {
+    const [algorithm, length] = BLOCK_HASHES[kind]!;
+    const at = (chunk % this.perBevy) * length;
+    const stands = digests.subarray(at, at + length);
+    const needed = this.lengthOf(chunk);
+    for (const part of new Set([content.length, needed])) {
+      if (Buffer.compare(hash(algorithm, content.subarray(0, part), 'buffer'), stands) === 0) return true;
+    }
+    return false;
+  }
+}
