@@ -167,6 +167,15 @@ const CASES: readonly Case[] = [
     },
     whole: true,
   },
+  {
+    product: 'AFF4, striped',
+    sample: 'aff4/striped',
+    make(to) {
+      copy('aff4/striped', to);
+      return { file: 'Base-Linear_2.aff4', at: half(path.join(to, 'Base-Linear_2.aff4')) };
+    },
+    whole: true,
+  },
 ];
 
 describe.each(CASES)('$product', ({ sample, keys = [], make, whole }) => {
