@@ -60,9 +60,11 @@ export function splitPlace(text: string): { readonly point: string; readonly pat
 export async function openPointReader(args: PointArgs, context: Context): Promise<PointReader> {
   await using opening = new AsyncDisposableStack();
   const keys = opening.use(keyring(args, { ask: true }));
-  const { repository } = opening.use(await openRepo(args.repo, keys, context, args));
   const secrets = volumeSecrets(args);
   const parser = opening.use(new Parser({ secrets: async () => secrets }));
+  // It starts while the repository is opened.
+  parser.warm();
+  const { repository } = opening.use(await openRepo(args.repo, keys, context, args));
   const points = new Map<RestorePoint, Promise<PointFiles>>();
   const open = (point: RestorePoint): Promise<PointFiles> => {
     const known = points.get(point) ?? openPointFiles(parser, point);

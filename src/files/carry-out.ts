@@ -1,4 +1,5 @@
 /** What the parser child does with what it is asked. */
+import { flushCompileCache } from 'node:module';
 import type { Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import type { FileContent, VolumeDir, VolumeNode } from '../volumes/contracts.ts';
@@ -6,6 +7,7 @@ import { shownName } from '../volumes/names.ts';
 import { MetadataCache } from '../volumes/source.ts';
 import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.ts';
 import { childOf, entriesOf, Recent } from './folders.ts';
+import { makeLittleGarbage } from './garbage.ts';
 import {
   type DiskSpec,
   type FromChild,
@@ -21,7 +23,7 @@ import {
   type Work,
 } from './protocol.ts';
 
-const METADATA_BUDGET = 33_554_432;
+const METADATA_BUDGET = 12_582_912;
 const FOLDERS_KEPT = 4096;
 const CONTENTS_KEPT = 32;
 /** Ranges in one answer: 1.5 MiB. */
@@ -274,8 +276,29 @@ function heard(message: ToChild): void {
   }
 }
 
+interface Permission {
+  has(scope: string, reference: string): boolean;
+  /** Absent in older releases. */
+  drop?(scope: string): void;
+}
+
+/**
+ * Gives up all files, before anything of a backup is read: the program is loaded, and what was translated for it is kept
+ * for the next one.
+ */
+function giveUpFiles(): void {
+  const cache = process.env.NODE_COMPILE_CACHE;
+  const permission: Permission | undefined = process.permission;
+  if (permission === undefined || cache === undefined) return;
+  flushCompileCache();
+  permission.drop?.('fs');
+  if (permission.has('fs.write', cache)) throw new Error('it could still write files');
+}
+
 /** Serves this process' IPC channel; `opening` knows the file systems. */
 export function serveParser(opening: typeof openVolumes): void {
+  makeLittleGarbage();
+  giveUpFiles();
   open = opening;
   process.on('message', heard);
   process.on('disconnect', () => process.exit(0));

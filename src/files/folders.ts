@@ -33,7 +33,7 @@ export class Recent<T> {
 type Listing = ReadonlyMap<string, VolumeEntry>;
 
 /** Entries of folders that stay in memory, of all folders together. */
-const ENTRIES_KEPT = 200_000;
+const ENTRIES_KEPT = 131_072;
 
 /** Folders that were listed of late: whoever lists one asks for its names next. */
 class Listings {
@@ -51,7 +51,11 @@ class Listings {
     const reading = listed(dir);
     this.#kept.set(dir, reading);
     reading.then(
-      listing => this.#count(dir, listing.size + 1),
+      listing => {
+        // In the largest folders a name is looked up by the folder's own index, where there is one.
+        if (listing.size > ENTRIES_KEPT && dir.lookup !== undefined) this.#kept.delete(dir);
+        else this.#count(dir, listing.size + 1);
+      },
       () => this.#kept.delete(dir),
     );
     return reading;

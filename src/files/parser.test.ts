@@ -1,8 +1,11 @@
 /** Whatever a reader does, it is the error of that one file, and the rest is served. The faults are planted. */
+import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { dropsPermissions } from './limits.ts';
 import { Parser } from './parser.ts';
 import { openPointFiles, type PointDir, type PointFile } from './point-files.ts';
 
@@ -21,11 +24,17 @@ const limits = { memory: 2 ** 27, heap: 24, silence: 1500, total: 2500 };
 
 let parser: Parser;
 let root: PointDir;
+const cache = fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-cache-'));
 beforeAll(async () => {
+  vi.stubEnv('NODE_COMPILE_CACHE', cache);
   parser = new Parser({ program, limits });
   root = await (await openPointFiles(parser, point)).volumes[0]!.root();
 });
-afterAll(() => parser[Symbol.asyncDispose]());
+afterAll(async () => {
+  vi.unstubAllEnvs();
+  await parser[Symbol.asyncDispose]();
+  fs.rmSync(cache, { recursive: true });
+});
 
 async function read(name: string): Promise<string> {
   const file = (await root.child(name)) as PointFile;
@@ -51,12 +60,21 @@ describe('a reader that', () => {
     ['fills the heap', /^corrupt: .*was stopped: /],
     ['dies', /^corrupt: .*was stopped: it crashed/],
     ['reads a file', /^corrupt: .*ERR_ACCESS_DENIED|^corrupt: Access to this API has been restricted/],
+    ['writes to its cache', /^corrupt: Access to this API has been restricted/],
     ['starts a program', /^corrupt: Access to this API has been restricted/],
   ])('%s fails that file, and others are read before and after', async (fault, message) => {
     expect(await read('sound')).toBe('sound');
     expect(await failure(fault)).toMatch(message);
     expect(await read('sound')).toBe('sound');
   });
+
+  test.skipIf(!dropsPermissions(process.versions.node))(
+    'starts from the cache, which it cannot write to any more',
+    () => {
+      expect(fs.readdirSync(cache, { recursive: true }).length).toBeGreaterThan(10);
+      expect(fs.existsSync(path.join(cache, 'x'))).toBe(false);
+    },
+  );
 
   test('dies while others are read does not take them along', async () => {
     const names = ['sound', 'dies', 'sound', 'loops', 'sound', 'dies', 'sound'];

@@ -8,7 +8,9 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { limitMemory, tied } from './limits.ts';
+import { FRUGAL_MALLOC } from '../base/malloc.ts';
+import { makeLittleGarbage } from './garbage.ts';
+import { confined, limitMemory, tied } from './limits.ts';
 import { type DiskSpec, type FailureRecord, type FromChild, failureOf, type ToChild, type Work } from './protocol.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
@@ -125,19 +127,25 @@ export class Parser implements AsyncDisposable {
     });
   }
 
+  /** Starts the child, for whoever will probably ask soon. */
+  warm(): void {
+    if (this.#child !== null || this.#closed) return;
+    this.#starting ??= this.#start().then(
+      () => {
+        this.#starting = null;
+        this.#go();
+      },
+      error => {
+        this.#starting = null;
+        for (const { reject } of this.#queue.splice(0)) reject(error);
+      },
+    );
+  }
+
   #go(): void {
     if (this.#queue.length === 0) return;
     if (this.#child === null) {
-      this.#starting ??= this.#start().then(
-        () => {
-          this.#starting = null;
-          this.#go();
-        },
-        error => {
-          this.#starting = null;
-          for (const { reject } of this.#queue.splice(0)) reject(error);
-        },
-      );
+      this.warm();
       return;
     }
     const { running } = this.#child;
@@ -171,18 +179,14 @@ export class Parser implements AsyncDisposable {
 
   async #start(): Promise<void> {
     if (this.#closed) throw new ImageError('io', 'the file systems are closed');
+    makeLittleGarbage();
+    const { flags, env } = confined(SOURCES);
     const channel = fork(this.#program, {
       cwd: '/',
-      env: { LC_ALL: 'C' },
+      env: { LC_ALL: 'C', ...FRUGAL_MALLOC, ...env },
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-      ...tied([
-        '--disable-sigusr1',
-        '--permission',
-        `--allow-fs-read=${SOURCES}`,
-        `--max-old-space-size=${this.#limits.heap}`,
-        '--max-semi-space-size=8',
-      ]),
+      ...tied([...flags, `--max-old-space-size=${this.#limits.heap}`, '--max-semi-space-size=4']),
     });
     const child: Child = {
       pid: channel.pid ?? 0,

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { ImageError } from '../base/errors.ts';
+import { FRUGAL_MALLOC } from '../base/malloc.ts';
 import { runPaths } from './paths.ts';
 import { type FromWorker, fromWire, type WorkerRequest } from './protocol.ts';
 
@@ -37,6 +38,7 @@ export class WorkerLink {
     this.#child = spawn(process.execPath, ['--disable-sigusr1', `--max-semi-space-size=${YOUNG_MIB}`, WORKER], {
       stdio: ['ignore', 'inherit', 'inherit', fuseFd, 'ipc'],
       env: {
+        ...FRUGAL_MALLOC,
         ...process.env,
         UV_THREADPOOL_SIZE: process.env.UV_THREADPOOL_SIZE ?? POOL_THREADS,
         NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? runPaths(mountpoint).code,

@@ -71,6 +71,8 @@ function describePoint(point: RestorePoint): PointDescription {
 function pointFolder(point: RestorePoint, formats: readonly DiskFormat[], share: FilesShare): DirNode {
   const mtime = point.time ?? LONG_AGO;
   const entries = once(async () => {
+    // Whoever looks into the folder of a point may look into `files` next: the parser starts meanwhile.
+    share.parser.warm();
     const nodes = new Map<string, Node>();
     for (const [i, { name }] of point.disks.entries()) {
       for (const [file, node] of diskViews(name, await point.openDisk(i), formats, mtime)) nodes.set(file, node);

@@ -4,6 +4,7 @@
  */
 import { ImageError } from '../base/errors.ts';
 import type { FileContent, Volume, VolumeDir, VolumeEntry, VolumeFile, VolumeNode, VolumeReader } from './contracts.ts';
+import { WrappedEntry } from './entries.ts';
 import type { VolumeSource } from './source.ts';
 
 /** Deeper than any path that a kernel accepts. */
@@ -87,14 +88,11 @@ function safeDir(source: VolumeSource, dir: VolumeDir, above: Above | null): Vol
   source.check(!contains(above, dir.id) && depth <= DEEPEST, 'a folder lies inside itself');
   const here: Above = { id: dir.id, depth, above };
   const { stream, lookup } = dir;
-  const entry = ({ name, kind, node }: VolumeEntry): VolumeEntry => ({
-    name,
-    kind,
-    node: () => guarded(source, async () => safeNode(source, await node(), here)),
-  });
+  const open = (entry: VolumeEntry): Promise<VolumeNode> =>
+    guarded(source, async () => safeNode(source, await entry.node(), here));
   return {
     ...dir,
-    list: () => guarded(source, async () => (await dir.list()).map(entry)),
+    list: () => guarded(source, async () => (await dir.list()).map(entry => new WrappedEntry(entry, open))),
     ...(stream === undefined ? {} : { stream: safeStream(source, stream) }),
     ...(lookup === undefined ? {} : { lookup: safeLookup(source, lookup, here) }),
   };

@@ -23,6 +23,7 @@ const FAULTS: Readonly<Record<string, () => unknown>> = {
   },
   dies: () => process.kill(process.pid, 'SIGSEGV'),
   'reads a file': () => process.getBuiltinModule('fs').readFileSync('/etc/hostname'),
+  'writes to its cache': () => process.getBuiltinModule('fs').writeFileSync(`${process.env.NODE_COMPILE_CACHE}/x`, ''),
   'starts a program': () => process.getBuiltinModule('child_process').spawnSync('/bin/true'),
 };
 

@@ -124,8 +124,8 @@ export async function lookedUp(root: VolumeDir, everyNth = 1): Promise<{ folders
     if (dir.lookup !== undefined) {
       folders++;
       for (let i = 0; i < entries.length; i += everyNth) {
-        const { name, node } = entries[i]!;
-        assert.deepEqual(essence(await dir.lookup(name)), essence(await node()), name);
+        const entry = entries[i]!;
+        assert.deepEqual(essence(await dir.lookup(entry.name)), essence(await entry.node()), entry.name);
         names++;
       }
       for (const absent of ['', 'not there', '.', 'zzz', '\udcff', `${entries[0]?.name}x`]) {
@@ -133,8 +133,8 @@ export async function lookedUp(root: VolumeDir, everyNth = 1): Promise<{ folders
         if (!there) assert.equal(await dir.lookup(absent), null, absent);
       }
     }
-    for (const { kind, node } of entries) {
-      const inner = kind === 'dir' ? await node() : null;
+    for (const entry of entries) {
+      const inner = entry.kind === 'dir' ? await entry.node() : null;
       if (inner?.kind === 'dir') await enter(inner);
     }
   };

@@ -6,6 +6,7 @@ import { crc32c } from '../../base/checksum.ts';
 import { roundUp } from '../../base/range.ts';
 import { wholeOf } from '../content.ts';
 import type { Attributes, EntryKind, Volume, VolumeDir, VolumeEntry, VolumeNode, VolumeReader } from '../contracts.ts';
+import { NumberedEntry } from '../entries.ts';
 import { fieldText, nameBytes, nameOf } from '../names.ts';
 import { dateOf, u64 } from '../source.ts';
 import { openContent } from './content.ts';
@@ -65,8 +66,16 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
   }
 }
 
+interface Tree {
+  readonly btrfs: Btrfs;
+  readonly tree: number;
+}
+
+const nodeIn = ({ btrfs, tree }: Tree, number: number): Promise<VolumeNode> => nodeOf(btrfs, tree, number);
+
 /** Entries that begin one after the other in an item. */
-function entriesIn(btrfs: Btrfs, tree: number, data: Buffer): readonly VolumeEntry[] {
+function entriesIn(within: Tree, data: Buffer): readonly VolumeEntry[] {
+  const { btrfs } = within;
   const out: VolumeEntry[] = [];
   for (let at = 0; at + 30 <= data.length; ) {
     const nameEnd = at + 30 + data.readUInt16LE(at + 27);
@@ -76,8 +85,8 @@ function entriesIn(btrfs: Btrfs, tree: number, data: Buffer): readonly VolumeEnt
     // A subvolume is a folder that is the root of another tree.
     const subvolume = type === ITEM.root;
     const kind = subvolume ? 'dir' : (KINDS[data[at + 29]!] ?? 'other');
-    const node = () => (subvolume ? nodeOf(btrfs, object, ROOT_INODE) : nodeOf(btrfs, tree, object));
-    out.push({ name, kind, node });
+    const node = () => nodeOf(btrfs, object, ROOT_INODE);
+    out.push(subvolume ? { name, kind, node } : new NumberedEntry(name, kind, within, object, nodeIn));
     at = nameEnd + data.readUInt16LE(at + 25);
   }
   return out;
@@ -86,10 +95,10 @@ function entriesIn(btrfs: Btrfs, tree: number, data: Buffer): readonly VolumeEnt
 async function list(btrfs: Btrfs, tree: number, number: number): Promise<readonly VolumeEntry[]> {
   const root = await btrfs.tree(tree);
   const out: VolumeEntry[] = [];
+  const within: Tree = { btrfs, tree };
   const keys = { object: number, type: ITEM.dirIndex };
   const last = { ...keys, offset: Number.POSITIVE_INFINITY };
-  for await (const { data } of btrfs.items(root, { ...keys, offset: 0 }, last))
-    out.push(...entriesIn(btrfs, tree, data));
+  for await (const { data } of btrfs.items(root, { ...keys, offset: 0 }, last)) out.push(...entriesIn(within, data));
   return out;
 }
 
@@ -99,7 +108,8 @@ async function lookup(btrfs: Btrfs, tree: number, number: number, name: string):
   if (bytes === null) return null;
   const key = { object: number, type: ITEM.dirItem, offset: ~crc32c(bytes, 1) >>> 0 };
   const { value } = await btrfs.items(await btrfs.tree(tree), key, key).next();
-  const found = value === undefined ? undefined : entriesIn(btrfs, tree, value.data).find(entry => entry.name === name);
+  const found =
+    value === undefined ? undefined : entriesIn({ btrfs, tree }, value.data).find(entry => entry.name === name);
   return (await found?.node()) ?? null;
 }
 

@@ -1,6 +1,7 @@
 /** Files, folders and links of an ext file system. */
 import { bytesContent, runsContent, wholeOf } from '../content.ts';
 import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
 import { inlineData } from './attributes.ts';
@@ -103,7 +104,7 @@ function entriesIn(ext: Ext, block: Buffer, out: VolumeEntry[]): void {
       const name = block.subarray(at + 8, at + 8 + nameLength);
       const dots = name[0] === 0x2e && (nameLength === 1 || (nameLength === 2 && name[1] === 0x2e));
       const kind = ext.has('filetype') ? (KINDS[type] ?? 'other') : 'other';
-      if (!dots) out.push({ name: nameOf(name), kind, node: () => nodeOf(ext, number) });
+      if (!dots) out.push(new NumberedEntry(nameOf(name), kind, ext, number, nodeOf));
     }
     at += length;
   }
@@ -159,7 +160,7 @@ async function lookup(ext: Ext, inode: ExtInode, name: string): Promise<VolumeNo
 
 async function withKind(entry: VolumeEntry): Promise<VolumeEntry> {
   try {
-    return { ...entry, kind: (await entry.node()).kind };
+    return { name: entry.name, kind: (await entry.node()).kind, node: () => entry.node() };
   } catch {
     // The entry is there, and asking for its node tells what is wrong.
     return entry;

@@ -1,5 +1,6 @@
 /** Files, folders, links and streams of an NTFS volume. */
 import type { Attributes, EntryKind, VolumeDir, VolumeEntry, VolumeFile, VolumeNode } from '../contracts.ts';
+import { NumberedEntry } from '../entries.ts';
 import { nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
 import { fileContent } from './data.ts';
@@ -113,7 +114,7 @@ function entriesIn(ntfs: Ntfs, folder: number, bytes: Buffer, out: Map<string, V
       ntfs.source.check(66 + nameLength <= keyLength, `a name in folder ${folder} is longer than its entry`);
       if (key[65] !== NAMESPACE_DOS && (number >= FIRST_USER_RECORD || folder !== ROOT)) {
         const name = key.toString('utf16le', 66, 66 + nameLength);
-        out.set(name, { name, kind: kindOf(key), node: () => nodeOf(ntfs, number) });
+        out.set(name, new NumberedEntry(name, kindOf(key), ntfs, number, nodeOf));
       }
     }
     at += length;

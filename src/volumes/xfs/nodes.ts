@@ -1,6 +1,7 @@
 /** Files, folders and links of an XFS file system. */
 import { runsContent } from '../content.ts';
 import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import type { Runs } from '../runs.ts';
 import { dateOf, u64be } from '../source.ts';
@@ -95,7 +96,7 @@ function put(xfs: Xfs, out: VolumeEntry[], name: Buffer, number: number, type: n
   if (dots || name.length === 0) return;
   xfs.source.check(Number.isSafeInteger(number), 'a folder names no sound inode');
   const kind = xfs.ftype ? (KINDS[type] ?? 'other') : 'other';
-  out.push({ name: nameOf(name), kind, node: () => nodeOf(xfs, number) });
+  out.push(new NumberedEntry(nameOf(name), kind, xfs, number, nodeOf));
 }
 
 /** A folder in its inode: the number of the folder above, then the entries. Numbers take 4 bytes where that is enough. */
@@ -192,7 +193,7 @@ async function lookup(xfs: Xfs, inode: XfsInode, name: string): Promise<VolumeNo
 
 async function withKind(entry: VolumeEntry): Promise<VolumeEntry> {
   try {
-    return { ...entry, kind: (await entry.node()).kind };
+    return { name: entry.name, kind: (await entry.node()).kind, node: () => entry.node() };
   } catch {
     // The entry is there, and asking for its node tells what is wrong.
     return entry;
