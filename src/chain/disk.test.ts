@@ -110,6 +110,25 @@ describe('a disk through its chain', () => {
     );
   });
 
+  test('an extent of a disk in very many units is answered in parts', () => {
+    let asked = 0;
+    const layer: Layer = {
+      id: 'huge' as LayerId,
+      size: 2 ** 50,
+      blockSize: 512,
+      locate(at, limit) {
+        asked++;
+        return { kind: 'packed', unit: Math.floor(at / 512), within: 0, length: Math.min(limit, 512) };
+      },
+      load: async () => {},
+      unpack: async () => {},
+    };
+    const disk = chainDisk({ layers: [layer], id: 'huge', sectorSize: 512, cache: new UnitCache(2 ** 20) });
+    const extent = disk.extent(0, disk.size);
+    expect(extent).toEqual({ kind: 'data', length: asked * 512 });
+    expect(asked).toBeLessThan(10_000);
+  });
+
   test('extents cover the disk, and what they call zero reads as zeros', async () => {
     await fc.assert(
       fc.asyncProperty(chains, async specs => {

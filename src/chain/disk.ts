@@ -139,10 +139,13 @@ const IGNORE = (): void => {};
 const ZERO = (length: Bytes): Location => ({ kind: 'zero', length });
 const ONLY = { layer: 0, length: Number.MAX_SAFE_INTEGER } as const;
 
+/** So many answers of a layer are put together at once: a large disk in small units would hold up all other work. */
+const EXTENT_STEPS = 1024;
+
 function layerExtent(layer: Layer, at: Bytes, limit: Bytes): Extent | null {
   let kind: Extent['kind'] | undefined;
   let length = 0;
-  while (length < limit) {
+  for (let step = 0; step < EXTENT_STEPS && length < limit; step++) {
     const where = layer.locate(at + length, limit - length);
     if (where === null) break;
     const its = where.kind === 'absent' || where.kind === 'zero' ? 'zero' : 'data';
