@@ -2,6 +2,7 @@ import path from 'node:path';
 import type { Adapter, Disk, Keyring, ParentRef, Store } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { folderOf } from './names.ts';
+import { DEPTH_LIMIT } from './order.ts';
 import { assemble } from './repository.ts';
 import { type Identified, identify, openWith } from './scan.ts';
 
@@ -18,7 +19,10 @@ function candidates(parent: ParentRef, child: string): readonly string[] {
   return parent.names.map(name => (folder === '' ? name : `${folder}/${name}`));
 }
 
-/** Opens the image and every image below it, as far as they are there; a gap shows when the chain is put in order. */
+/**
+ * Opens the image and every image below it, as far as they are there, and one more than a chain may have; a gap shows when
+ * the chain is put in order.
+ */
 async function openChainFiles(
   name: string,
   store: Store,
@@ -29,7 +33,7 @@ async function openChainFiles(
   const opened: Identified[] = [];
   const wanted: { readonly name: string; readonly format: string | null }[] = [{ name, format: null }];
   const asked = new Set<string>();
-  for (let next = wanted.shift(); next !== undefined; next = wanted.shift()) {
+  for (let next = wanted.shift(); next !== undefined && opened.length <= DEPTH_LIMIT; next = wanted.shift()) {
     if (asked.has(next.name)) continue;
     asked.add(next.name);
     const declared = adapters.find(adapter => adapter.name === next.format) ?? raw;

@@ -13,7 +13,8 @@ export interface Link {
   readonly point: ImagePoint;
 }
 
-const DEPTH_LIMIT = 4096;
+/** Layers that a chain may have. */
+export const DEPTH_LIMIT = 4096;
 
 /** Names that a chain file uses for formats, and the adapter that reads them. */
 const FORMAT_NAMES: Readonly<Record<string, string>> = { vpc: 'vhd', qcow: 'qcow1' };
@@ -22,6 +23,8 @@ export interface Links {
   readonly all: readonly Link[];
   byId(id: LayerId): Link | undefined;
   byName(file: string): Link | undefined;
+  /** What is known about the way down from each link. */
+  readonly depths: Map<Link, Depth>;
 }
 
 export function indexLinks(all: readonly Link[]): Links {
@@ -32,7 +35,7 @@ export function indexLinks(all: readonly Link[]): Links {
     // A file that holds several points is referred to by name for its newest state, the last one in the file.
     if (link.point.type !== 'snapshot' || !names.has(link.file)) names.set(link.file, link);
   }
-  return { all, byId: id => ids.get(id), byName: name => names.get(name) };
+  return { all, byId: id => ids.get(id), byName: name => names.get(name), depths: new Map() };
 }
 
 /** The link directly below; null for a full. Throws 'broken-chain' naming what is missing. */
@@ -58,17 +61,51 @@ function parentOf(link: Link, links: Links): Link | null {
   return found;
 }
 
+/** Layers from the base up to a link; or what is wrong with every chain that reaches it. */
+type Depth = number | ((tip: Link) => ImageError);
+
+const looped =
+  (link: Link) =>
+  (tip: Link): ImageError =>
+    new ImageError('broken-chain', `the chain loops: ${link.file} lies under itself`, { file: tip.file });
+
+/** What stops the way down from `link`; each link is looked at once, however many chains go through it. */
+function depthOf(link: Link, links: Links): Depth {
+  const way: Link[] = [];
+  const onWay = new Set<Link>();
+  let depth: Depth | undefined;
+  for (let at: Link | null = link; at !== null; ) {
+    depth = links.depths.get(at);
+    if (depth !== undefined) break;
+    if (onWay.has(at)) {
+      depth = looped(at);
+      break;
+    }
+    onWay.add(at);
+    way.push(at);
+    try {
+      at = parentOf(at, links);
+    } catch (error) {
+      if (!(error instanceof ImageError)) throw error;
+      depth = () => error;
+      break;
+    }
+  }
+  depth ??= 0;
+  for (const each of way.reverse()) {
+    if (typeof depth === 'number') depth++;
+    links.depths.set(each, depth);
+  }
+  return depth;
+}
+
 /** Base first, the link itself last. Throws 'broken-chain' for a gap, a loop or more than 4,096 layers. */
 export function chainOf(tip: Link, links: Links): readonly Link[] {
-  const chain: Link[] = [tip];
-  const seen = new Set<Link>(chain);
-  for (let link = parentOf(tip, links); link !== null; link = parentOf(link, links)) {
-    if (seen.has(link))
-      throw new ImageError('broken-chain', `the chain loops: ${link.file} lies under itself`, { file: tip.file });
-    if (chain.length >= DEPTH_LIMIT)
-      throw new ImageError('broken-chain', `the chain is longer than ${DEPTH_LIMIT} layers`, { file: tip.file });
-    seen.add(link);
-    chain.push(link);
-  }
+  const depth = depthOf(tip, links);
+  if (typeof depth !== 'number') throw depth(tip);
+  if (depth > DEPTH_LIMIT)
+    throw new ImageError('broken-chain', `the chain is longer than ${DEPTH_LIMIT} layers`, { file: tip.file });
+  const chain: Link[] = [];
+  for (let link: Link | null = tip; link !== null; link = parentOf(link, links)) chain.push(link);
   return chain.reverse();
 }
