@@ -4,55 +4,12 @@ import path from 'node:path';
 import { Blocks } from './blocks.ts';
 import { type Figure, pause, type Run } from './figure.ts';
 import { DEPTH, watchDepth } from './load.ts';
+import { GROUNDS, type Ground, giveSpace, MIB, mountSmall, takeSpace } from './small-disk.ts';
 import { openStage } from './stage.ts';
 
-const MIB = 2 ** 20;
 const DISK = 512 * MIB;
 /** Refused writes that make a disk count as full. */
 const REFUSED = 200;
-
-interface Ground {
-  readonly name: string;
-  /** Smallest that its tools make. */
-  readonly size: number;
-  readonly make: readonly string[] | null;
-}
-const GROUNDS: readonly Ground[] = [
-  { name: 'tmpfs', size: 96 * MIB, make: null },
-  { name: 'ext4', size: 96 * MIB, make: ['mkfs.ext4', '-q', '-m', '0'] },
-  { name: 'xfs', size: 320 * MIB, make: ['mkfs.xfs', '-q'] },
-  { name: 'btrfs', size: 256 * MIB, make: ['mkfs.btrfs', '-q'] },
-];
-
-/** A small file system in a file, mounted; what it returns takes it away. */
-function mountSmall(run: (program: string, ...args: string[]) => string, folder: string, ground: Ground): string {
-  const at = path.join(folder, ground.name);
-  fs.mkdirSync(at);
-  if (ground.make === null) run('mount', '-t', 'tmpfs', '-o', `size=${ground.size}`, 'tmpfs', at);
-  else {
-    const image = `${at}.img`;
-    fs.writeFileSync(image, '');
-    fs.truncateSync(image, ground.size);
-    run(ground.make[0]!, ...ground.make.slice(1), image);
-    run('mount', '-o', 'loop', image, at);
-  }
-  return at;
-}
-
-/** Takes all space but `left` bytes. */
-function ballast(at: string, left: number): void {
-  const { bavail, bsize } = fs.statfsSync(at);
-  const fd = fs.openSync(path.join(at, 'ballast'), 'a');
-  try {
-    const part = new Uint8Array(MIB).fill(0x5a);
-    for (let taken = 0; taken < bavail * bsize - left; taken += MIB) fs.writeSync(fd, part);
-    fs.fsyncSync(fd);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-  } finally {
-    fs.closeSync(fd);
-  }
-}
 
 async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Promise<string> {
   const place = fs.mkdtempSync('/var/tmp/bootmount-soak-');
@@ -71,7 +28,7 @@ async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Prom
     const blocks = new Blocks(fd, DISK, run.seed);
     const depth = watchDepth(space);
     for (let round = 0; round < rounds; round++) {
-      ballast(small, 40 * MIB);
+      takeSpace(small, 40 * MIB);
       const before = blocks.errors.get('ENOSPC') ?? 0;
       let over = false;
       const flushing = (async () => {
@@ -86,7 +43,7 @@ async function fillAgainAndAgain(run: Run, ground: Ground, rounds: number): Prom
         DEPTH,
         () => (blocks.errors.get('ENOSPC') ?? 0) - before >= REFUSED || performance.now() - began > 30_000,
       );
-      fs.rmSync(path.join(small, 'ballast'));
+      giveSpace(small);
       // Space again: it is used as if nothing had been.
       const full = blocks.errors.get('ENOSPC') ?? 0;
       const done = blocks.done;

@@ -1,6 +1,6 @@
 /**
  * `npm run soak -- [FIGURE…] [--count N] [--seed N] [--plant NAME | --plants]`: the reliability figures in full, all of
- * them unless some are named. Needs root, /dev/fuse and the programs of `.ci/run`, GUEST also those that tiny-disk.sh
+ * them unless some are named. Needs root, /dev/fuse and the programs of `.ci/run`, GUEST and FULL also those that tiny-disk.sh
  * names for Linux. Ends with exit code 1 when a figure is not reached.
  *
  * With `--plant` an error is planted into the program (`--plants`: each that the figure knows, one after another), at a
@@ -13,6 +13,7 @@ import { faultFigure } from './fault-figure.ts';
 import type { Figure, Run } from './figure.ts';
 import { fileSystemFigure } from './file-system-figure.ts';
 import { fullDiskFigure } from './full-disk-figure.ts';
+import { fullGuestFigure } from './full-guest-figure.ts';
 import { guestFigure } from './guest-figure.ts';
 import { loadFigures } from './load-figures.ts';
 import { modelFigures } from './model-figures.ts';
@@ -27,6 +28,7 @@ const figures: readonly Figure[] = [
   fullDiskFigure,
   fileSystemFigure,
   guestFigure,
+  fullGuestFigure,
   extentsFigure,
 ];
 
