@@ -71,6 +71,30 @@ describe('an overlay whose files fail', () => {
     }
   });
 
+  it('says of a sync that found no space that it came too late, and fails like after any other error', async () => {
+    const files = simulatedFiles();
+    const ground = { files, boot: 'b', lock: { release() {} } };
+    const overlay = await openOverlayOn(
+      ground,
+      patternDisk(() => false),
+      { create: true, size: DISK_SIZE },
+    );
+    await overlay.write(new Uint8Array(4096).fill(1), 0);
+    files.plan.before = call => {
+      if (call.what === 'sync') throw new ImageError('no-space', 'no space left');
+    };
+    // Not 'no-space': a guest would be paused, flush once more, and be told that all is well.
+    const told = { fault: 'io', message: /full and said so too late/, hint: /make room on the disk below, then start/ };
+    await expect(overlay.flush()).rejects.toMatchObject({
+      fault: told.fault,
+      message: expect.stringMatching(told.message),
+      hint: expect.stringMatching(told.hint),
+    });
+    files.plan.before = () => undefined;
+    await expect(overlay.flush()).rejects.toMatchObject({ fault: 'io' });
+    await expect(overlay.close()).rejects.toMatchObject({ fault: 'io' });
+  });
+
   it('lets flushes that overlap share only a sync that began after their call', async () => {
     const files = simulatedFiles();
     const ground = { files, boot: 'b', lock: { release() {} } };

@@ -111,11 +111,17 @@ export class Flusher {
     try {
       await sync;
     } catch (cause) {
+      const full = cause instanceof ImageError && cause.fault === 'no-space';
       this.#failure = new ImageError(
         'io',
-        'a sync of the overlay failed: what was written since the last flush may be lost',
+        full
+          ? 'a sync of the overlay failed, its file system is full and said so too late to refuse the write: what was written since the last flush may be lost'
+          : 'a sync of the overlay failed: what was written since the last flush may be lost',
         { file: this.#parts.folder },
-        { cause, hint: 'repair the disk below, then start the machine anew: the overlay is then as of its last flush' },
+        {
+          cause,
+          hint: `${full ? 'make room on' : 'repair'} the disk below, then start the machine anew: the overlay is then as of its last flush`,
+        },
       );
       this.#parts.failed(this.#failure);
       throw this.#failure;
