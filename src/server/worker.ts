@@ -9,6 +9,7 @@ import { flushCompileCache } from 'node:module';
 import type { Connection } from '../host/fuse/journal.ts';
 import { type Serving, serveFuse } from '../host/fuse/serve.ts';
 import { BLAME } from '../host/fuse/suspects.ts';
+import { Complaints } from './complaints.ts';
 import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
 import { log } from './starter.ts';
@@ -16,6 +17,7 @@ import { log } from './starter.ts';
 const FUSE_FD = 3;
 const BEAT_MS = 500;
 
+const complaints = new Complaints(log);
 let stack: Stack | undefined;
 let config: ServeConfig | undefined;
 let resumed = false;
@@ -36,6 +38,7 @@ async function serve(blame: keyof typeof BLAME): Promise<void> {
     nodesFile: config!.nodes,
     resume: resumed,
     blame: BLAME[blame],
+    onError: (request, error) => complaints.note(request, error),
     onRefused: request => log(`workers die of this request, it is answered with an I/O error: ${request}`),
     hideOwners: config!.allowOther && process.geteuid?.() !== 0,
     mailbox: () => answering > 0 || needed().working(),

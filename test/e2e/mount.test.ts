@@ -7,6 +7,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { mountsOf } from '../../src/host/fuse/mount.ts';
 import { releaseMountpoint } from '../../src/server/guard.ts';
+import { runPaths } from '../../src/server/paths.ts';
 import type { MountStatus } from '../../src/server/protocol.ts';
 import { random } from '../kit/random.ts';
 import { type Ran, runCli } from './run-cli.ts';
@@ -395,6 +396,10 @@ suite(title('clones'), () => {
           }
         }
         expect(code).toBe('ENOSPC');
+        // Who looks for the reason finds it.
+        expect(fs.readFileSync(runPaths(at.mnt).log, 'utf8')).toMatch(
+          /write \/clones\/full\/disk0.raw.*: no space left/,
+        );
         fs.fsyncSync(fd);
         fs.closeSync(fd);
       }

@@ -32,6 +32,8 @@ export interface ServeOptions {
   readonly blame?: number;
   /** Called when a request is answered with an error because processes die of it; says which one it is. */
   onRefused?(request: string): void;
+  /** Called when a request is answered with EIO, EACCES or ENOSPC, of which the caller learns no more than that. */
+  onError?(request: string, error: unknown): void;
   /**
    * Called before the thread would block. While it returns true the thread never does, so that timers and promises of
    * others proceed. Whoever wants attention asks the mount for its statistics: after a STATFS the event loop turns, so
@@ -53,6 +55,8 @@ const SLOTS = 40;
 const POOL_READS = 2;
 /** Longest time in ms without a turn of the event loop while requests keep coming; while none come, it does not turn. */
 const LONGEST_BLOCKING = 5;
+
+const TOLD: ReadonlySet<number> = new Set([ERRNO.EIO, ERRNO.EACCES, ERRNO.ENOSPC]);
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 /** ENOENT: the request was interrupted before it was read. */
@@ -267,7 +271,7 @@ class Loop implements Serving {
       if (got < REQUEST_HEADER || slot.words[IN.LENGTH] !== got) throw new Error('a request is cut off');
       answer = operate(this.#session, slot, got);
     } catch (error) {
-      answer = -errnoOf(error);
+      answer = this.#failed(slot, error);
     }
     if (typeof answer === 'number') {
       this.#reply(slot, answer);
@@ -275,7 +279,7 @@ class Loop implements Serving {
     }
     this.#pending++;
     answer
-      .catch(error => -errnoOf(error))
+      .catch(error => this.#failed(slot, error))
       .then(late => {
         this.#reply(slot, late);
         this.#slots.give(slot);
@@ -285,6 +289,12 @@ class Loop implements Serving {
         if (this.#reading === 0) this.#turn();
       });
     return false;
+  }
+
+  #failed(slot: Slot, error: unknown): Answer {
+    const errno = errnoOf(error);
+    if (TOLD.has(errno)) this.#options.onError?.(describe(this.#session, slot), error);
+    return -errno;
   }
 
   #reply(slot: Slot, answer: Answer): void {
