@@ -19,10 +19,14 @@ export interface Found {
   readonly why: string;
 }
 
+/** So many cases in one turn: what native handles leave behind is freed between turns only. */
+const TURN = 32;
+
 if (parentPort !== null) {
   const { target: name, seeds, seed, from, to, at } = workerData as Work;
   const target = await targetOf(name);
   for (let n = from; n < to; n++) {
+    if (n % TURN === 0) await new Promise<void>(resolve => setImmediate(resolve));
     Atomics.store(at, 0, n + 1);
     const why = await tryCase(target, () => caseOf({ target, seeds }, seed, n));
     if (why !== null) parentPort.postMessage({ n, why } satisfies Found);
