@@ -9,9 +9,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { measure, prepare } from './jobs.ts';
+import { measure, misses, prepare } from './jobs.ts';
 import { type Peer, peers, type Subject, tool } from './peers.ts';
-import { depthTable, type Figures, machine, table } from './report.ts';
+import { depthTable, type Figures, machine, type PeerFigures, table } from './report.ts';
 import { makeSubjects, SUBJECTS } from './subjects.ts';
 
 const RESULTS = fileURLToPath(new URL('./RESULTS.md', import.meta.url));
@@ -32,12 +32,25 @@ if (unknown.length > 0 || !(rounds >= 1) || !(ms >= 1)) {
   process.exit(2);
 }
 
-async function runOnce(peer: Peer, subject: Subject, folder: string, into: ReadonlyMap<string, number[]>) {
+/** `prove`: what is written is then read back too; the jobs of which that was not right go to `wrong`. */
+async function runOnce(
+  peer: Peer,
+  subject: Subject,
+  folder: string,
+  { values: into, wrong }: PeerFigures,
+  prove: boolean,
+): Promise<void> {
   const mnt = fs.mkdtempSync(path.join(folder, 'mnt-'));
   const { file, stop } = await peer.serve(subject, mnt);
   try {
     if (subject.prepared !== null) prepare(subject.prepared, file);
     for (const job of subject.jobs) into.get(job.name)!.push(measure(job, file, ms));
+    for (const job of prove ? subject.jobs : []) {
+      const missed = misses(job, file);
+      if (missed === null) continue;
+      wrong.add(job.name);
+      process.stderr.write(`${subject.name}: ${peer.name}, ${job.name}: WRONG BYTES: ${missed}\n`);
+    }
   } finally {
     await stop();
   }
@@ -47,14 +60,17 @@ async function runOnce(peer: Peer, subject: Subject, folder: string, into: Reado
 async function runSubject(subject: Subject, folder: string): Promise<Figures> {
   const able = peers.filter(peer => peer.cannot(subject) === null);
   const figures = new Map(
-    able.map(peer => [peer.name, new Map(subject.jobs.map(({ name }) => [name, [] as number[]]))]),
+    able.map(peer => [
+      peer.name,
+      { values: new Map(subject.jobs.map(({ name }) => [name, [] as number[]])), wrong: new Set<string>() },
+    ]),
   );
   for (let round = 1; round <= rounds; round++) {
     for (const peer of able) {
       const began = performance.now();
       let told = '';
       try {
-        await runOnce(peer, subject, folder, figures.get(peer.name)!);
+        await runOnce(peer, subject, folder, figures.get(peer.name)!, round === rounds);
       } catch (error) {
         told = ` FAILED: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`;
       }

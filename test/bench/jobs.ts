@@ -1,4 +1,5 @@
 /** What is measured, by fio: direct and asynchronous I/O of one depth. */
+import { spawnSync } from 'node:child_process';
 import { tool } from './peers.ts';
 
 const MIB = 2 ** 20;
@@ -69,6 +70,34 @@ export function measure(one: Job, file: string, ms: number): number {
   ).jobs[0]!;
   const side = rw.endsWith('read') ? run.read : run.write;
   return unit === 'MB/s' ? side.bw_bytes / 1e6 : side.iops / 1000;
+}
+
+const PROVED = 32 * MIB;
+
+/**
+ * Writes as the job does, several times where requests can get in each other's way, not measured, and reads it back:
+ * what was found wrong; null: nothing, or it does not write.
+ */
+export function misses({ rw, bs, depth, once }: Job, file: string): string | null {
+  if (!rw.endsWith('write')) return null;
+  const { status, stderr, stdout } = spawnSync(
+    'timeout',
+    [
+      ...['60', 'fio', '--name=v', `--filename=${file}`, `--rw=${rw}`, `--bs=${bs}`, `--iodepth=${depth}`],
+      ...[`--offset=${once?.at ?? 0}`, `--size=${Math.min(PROVED, once?.length ?? PROVED)}`],
+      ...[
+        '--direct=1',
+        '--ioengine=libaio',
+        '--verify=crc32c',
+        '--verify_fatal=1',
+        '--do_verify=1',
+        `--loops=${depth === 1 ? 1 : 4}`,
+      ],
+    ],
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  if (status === 0) return null;
+  return `${stderr}${stdout}`.split('\n').find(line => /verify|error/.test(line)) ?? `fio ended with ${status}`;
 }
 
 /** Reads or writes the whole file, not measured. */
