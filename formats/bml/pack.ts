@@ -3,7 +3,7 @@ import type { KeyObject } from 'node:crypto';
 import { hash } from 'node:crypto';
 import type { Bytes } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
-import { compressNow } from './codec.ts';
+import { compressInto } from './codec.ts';
 import { associatedData, COUNTER, GCM_TAG, type Place, sealInto } from './crypto.ts';
 import { TAG } from './node.ts';
 import { dataFlags, sealRecord } from './record.ts';
@@ -61,6 +61,14 @@ export function packBatch(spec: PackSpec, batch: Batch, count: number): void {
   }
 }
 
+/** Memory for one compressed block: a thread packs one at a time. */
+let scratch = new Uint8Array(0);
+
+function scratchOf(length: number): Uint8Array {
+  if (scratch.length < length) scratch = new Uint8Array(length);
+  return scratch.subarray(0, length);
+}
+
 /** Writes the record of block `i` at `at` of the room for records; its length with padding. */
 function packBlock(spec: PackSpec, batch: Batch, i: number, plain: Uint8Array, at: number): number {
   const { key, setId, layer, session } = spec;
@@ -69,15 +77,18 @@ function packBlock(spec: PackSpec, batch: Batch, i: number, plain: Uint8Array, a
   const counter = batch.jobs[i * JOB + 3]!;
   const place: Place = { setId, layer, kind: 'data', disk, index, level: 0 };
   const flags = dataFlags(key !== null, plain.length < spec.blockSize);
-  const packed = spec.level === 0 ? null : compressNow(plain, spec.level);
-  const codec = packed === null ? 0 : 1;
-  const body = packed ?? plain;
+  const room = batch.packed.subarray(at, at + recordRoom(spec.blockSize));
+  // Encrypted blocks are compressed somewhere else first.
+  const into = key === null ? room.subarray(RECORD_HEADER, RECORD_HEADER + plain.length) : scratchOf(plain.length);
+  const packed = spec.level === 0 ? 0 : compressInto(into, plain, spec.level);
+  const codec = packed === 0 ? 0 : 1;
+  const body = packed === 0 ? plain : into.subarray(0, packed);
   const stored = body.length + (key === null ? 0 : COUNTER);
   const whole = RECORD_HEADER + stored + (key === null ? 0 : GCM_TAG);
   const padded = roundUp(whole, ALIGN);
-  const record = batch.packed.subarray(at, at + padded);
+  const record = room.subarray(0, padded);
   if (key === null) {
-    record.set(body, RECORD_HEADER);
+    if (packed === 0) record.set(plain, RECORD_HEADER);
     batch.tags.set(hash('sha256', plain, 'buffer').subarray(0, TAG), i * TAG);
   } else {
     const aad = associatedData(place, codec, plain.length, flags);

@@ -38,8 +38,9 @@ export interface Native {
 }
 
 /** The part of the package's interface that is used. */
-interface Koffi {
-  load(library: string): { func(prototype: string): (...args: unknown[]) => number };
+export interface Koffi {
+  /** null: the program itself. */
+  load(library: string | null): { func(prototype: string): (...args: unknown[]) => number };
   struct(name: string, fields: Readonly<Record<string, string>>): unknown;
   errno(): number;
 }
@@ -92,14 +93,24 @@ function descriptors(koffi: Koffi, libc: ReturnType<Koffi['load']>): Native['pas
   };
 }
 
-function open(): Native | null {
+/** null: not installed, or not Linux. */
+export function koffi(): Koffi | null {
   if (process.platform !== 'linux') return null;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
-    const libc = koffi.load('libc.so.6');
+    return createRequire(import.meta.url)('koffi') as Koffi;
+  } catch {
+    return null;
+  }
+}
+
+function open(): Native | null {
+  const ffi = koffi();
+  if (ffi === null) return null;
+  try {
+    const libc = ffi.load('libc.so.6');
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
-    const passDescriptor = descriptors(koffi, libc);
+    const passDescriptor = descriptors(ffi, libc);
     const poll = libc.func('int poll(void *, unsigned long, int)');
     const getAffinity = libc.func('int sched_getaffinity(int, size_t, _Out_ void *)');
     const setAffinity = libc.func('int sched_setaffinity(int, size_t, void *)');
@@ -108,7 +119,7 @@ function open(): Native | null {
       seek(fd, at, want) {
         const found = lseek(fd, at, want === 'data' ? SEEK_DATA : SEEK_HOLE);
         if (found >= 0) return found;
-        return koffi.errno() === ENXIO ? null : 'unknown';
+        return ffi.errno() === ENXIO ? null : 'unknown';
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
       passDescriptor,

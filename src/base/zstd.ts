@@ -1,0 +1,81 @@
+/**
+ * zstd of single frames through the library that is part of Node, by the optional package `koffi`: `node:zlib` makes a context,
+ * buffers and an object for every call, which takes longer than a block. Here a thread has one context of each kind.
+ */
+import type { Koffi } from './native.ts';
+import { koffi } from './native.ts';
+
+export interface Zstd {
+  /** Length of the frame that was put at the start of `into`; 0: it does not fit. */
+  compress(plain: Uint8Array, level: number, into: Uint8Array): number;
+  /**
+   * Bytes that were put at the start of `into`. Throws when `packed` is not one whole frame, and nothing else, of at most that
+   * many bytes; what is in `into` is not to be used then.
+   */
+  decompress(packed: Uint8Array, into: Uint8Array): number;
+}
+
+/** The error of what does not fit (zstd_errors.h, ZSTD_error_dstSize_tooSmall). */
+const TOO_SMALL = -70;
+
+/** First bytes of a frame (RFC 8878, section 3.1.1), as a number; others are skippable frames and what older versions wrote. */
+const MAGIC = 0xfd2fb528;
+
+const magicOf = (packed: Uint8Array): number =>
+  packed.length < 4 ? 0 : ((packed[3]! << 24) | (packed[2]! << 16) | (packed[1]! << 8) | packed[0]!) >>> 0;
+
+function open({ load }: Koffi): Zstd {
+  // The program itself: Node has the library inside, and exports it.
+  const node = load(null);
+  // Lengths come as signed numbers: errors are the negative ones.
+  const newCompressor = node.func('void *ZSTD_createCCtx()');
+  const freeCompressor = node.func('int64_t ZSTD_freeCCtx(void *)');
+  const compress = node.func('int64_t ZSTD_compressCCtx(void *, void *, size_t, void *, size_t, int)');
+  const newDecompressor = node.func('void *ZSTD_createDCtx()');
+  const freeDecompressor = node.func('int64_t ZSTD_freeDCtx(void *)');
+  const decompress = node.func('int64_t ZSTD_decompressDCtx(void *, void *, size_t, void *, size_t)');
+  const frameLength = node.func('int64_t ZSTD_findFrameCompressedSize(void *, size_t)');
+  const errorName = node.func('const char *ZSTD_getErrorName(int64_t)');
+  let compressor: unknown = null;
+  let decompressor: unknown = null;
+  // A thread that ends leaves nothing behind.
+  process.once('exit', () => {
+    if (compressor !== null) freeCompressor(compressor);
+    if (decompressor !== null) freeDecompressor(decompressor);
+  });
+  const checked = (length: unknown): number => {
+    if (typeof length === 'number' && length >= 0) return length;
+    throw new RangeError(String(errorName(length)));
+  };
+  return {
+    compress(plain, level, into) {
+      compressor ??= newCompressor();
+      const length = compress(compressor, into, into.length, plain, plain.length, level);
+      return length === TOO_SMALL ? 0 : checked(length);
+    },
+    decompress(packed, into) {
+      if (magicOf(packed) !== MAGIC) throw new RangeError('no zstd frame');
+      if (checked(frameLength(packed, packed.length)) !== packed.length) {
+        throw new RangeError('bytes follow the compressed data');
+      }
+      decompressor ??= newDecompressor();
+      return checked(decompress(decompressor, into, into.length, packed, packed.length));
+    },
+  };
+}
+
+let opened: Zstd | null | undefined;
+
+/** null: not to be had here. */
+export function zstd(): Zstd | null {
+  if (opened === undefined) {
+    try {
+      const found = koffi();
+      opened = found === null ? null : open(found);
+    } catch {
+      // A Node without the library inside, or with one that it keeps to itself.
+      opened = null;
+    }
+  }
+  return opened;
+}
