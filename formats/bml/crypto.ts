@@ -52,9 +52,11 @@ export function putIndex(view: DataView, at: number, index: number, level: numbe
   view.setUint8(at + 7, level);
 }
 
-/** The 56 bytes of associated data. */
+/** Length of the associated data. */
+export const AAD = 56;
+
 export function associatedData(place: Place, codec: number, plain: number, flags: number): Uint8Array<ArrayBuffer> {
-  const data = new Uint8Array(56);
+  const data = new Uint8Array(AAD);
   const view = viewOf(data);
   view.setUint16(0, MAJOR, true);
   data.set(place.setId, 2);

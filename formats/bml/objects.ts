@@ -60,7 +60,6 @@ export const missing = (line: Line): string => {
 
 function candidates(objects: Objects, line: number, first: SetFile | null): readonly SetFile[] {
   const all = objects.holders[line] ?? [];
-  if (all.length === 0) throw new ImageError('broken-chain', missing(objects.lines[line]!));
   if (first === null || all.length === 1 || !all.includes(first)) return all;
   return [first, ...all.filter(file => file !== first)];
 }
@@ -69,13 +68,19 @@ export interface Found {
   readonly file: SetFile;
   readonly at: Bytes;
   /** Header and body, a tag included, without the padding. */
-  readonly record: Uint8Array<ArrayBuffer>;
+  readonly record: Uint8Array;
 }
 
-/** Reads at one place; a string says why what is there is not the wanted record. */
-async function readAt(file: SetFile, at: Bytes, wanted: Wanted, length: number): Promise<Found | string> {
+/** Reads at one place, into `room` when there is one; a string says why what is there is not the wanted record. */
+async function readAt(
+  file: SetFile,
+  at: Bytes,
+  wanted: Wanted,
+  length: number,
+  room?: Uint8Array,
+): Promise<Found | string> {
   if (at + length > file.size) return 'there is no record';
-  const record = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+  const record = room?.subarray(0, length) ?? new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
   await file.read(record, at);
   const fault = headerFault(record, wanted);
   if (fault !== null) return fault;
@@ -86,7 +91,7 @@ async function readAt(file: SetFile, at: Bytes, wanted: Wanted, length: number):
 
 /**
  * The record of an entry: each file that holds the layer is tried, at the hint and then through its index. `accept` opens
- * what was found; damage in one file is made good by a sound copy in another.
+ * what was found; damage in one file is made good by a sound copy in another. `room` is memory for the record, as long as it.
  */
 export async function fetchRecord<T>(
   objects: Objects,
@@ -94,20 +99,22 @@ export async function fetchRecord<T>(
   place: Place,
   first: SetFile | null,
   accept: (found: Found) => T | Promise<T>,
+  room?: Uint8Array,
 ): Promise<T> {
   const encrypted = place.kind === 'data' && objects.encrypted;
   const flags = dataFlags(encrypted, entry.short);
   const wanted: Wanted = { ...place, codec: entry.codec, session: entry.session, stored: entry.stored, flags };
   const length = recordLength(entry.stored, encrypted);
+  const line = objects.lines[entry.line]!;
   const attempt = async (files: readonly SetFile[]): Promise<{ readonly value: T } | { readonly failure: unknown }> => {
-    let failure: unknown = null;
+    let failure: unknown = files.length === 0 ? new ImageError('broken-chain', missing(line)) : null;
     for (const file of files) {
       try {
-        let found = await readAt(file, entry.hint, wanted, length);
+        let found = await readAt(file, entry.hint, wanted, length, room);
         let at: Bytes | null = entry.hint;
         if (typeof found === 'string' && file.index.entries > 0) {
           at = await lookUp(file, place);
-          if (at !== null) found = await readAt(file, at, wanted, length);
+          if (at !== null) found = await readAt(file, at, wanted, length, room);
         }
         if (typeof found !== 'string') return { value: await accept(found) };
         throw corrupt(`${nameOf(place)}: ${found}`, file.name, at ?? entry.hint);
@@ -122,7 +129,7 @@ export async function fetchRecord<T>(
     tried = await attempt(candidates(objects, entry.line, null));
   }
   if ('value' in tried) return tried.value;
-  throw gone(tried.failure, objects.lines[entry.line]!);
+  throw gone(tried.failure, line);
 }
 
 /** A file that was there when the image was opened and is no longer. */
@@ -169,7 +176,7 @@ export function fetchNode(objects: Objects, entry: Entry, at: NodePlace, first: 
 }
 
 /** Fills `into` (one block) from the record of a data entry; past the record's plain length with zeros. */
-export function fetchBlock(
+export async function fetchBlock(
   objects: Objects,
   entry: Entry,
   at: { readonly disk: number; readonly block: number },
@@ -185,19 +192,26 @@ export function fetchBlock(
     index: at.block,
     level: 0,
   };
-  return fetchRecord(objects, entry, place, first, async found => {
-    const length = await openBlock(objects, entry, place, found, into);
-    into.fill(0, length);
-  });
+  const most = recordLength(into.length + COUNTER, true);
+  const room = await openers.room(most + into.length);
+  try {
+    const record = new Uint8Array(room, 0, recordLength(entry.stored, objects.encrypted));
+    const spare = new Uint8Array(room, most, into.length);
+    const accept = (found: Found): Promise<number> => openBlock(objects, entry, place, found, into, spare);
+    into.fill(0, await fetchRecord(objects, entry, place, first, accept, record));
+  } finally {
+    openers.giveBack(room);
+  }
 }
 
-/** Fills the start of `into`; its length there. Tag or digest decide, and no byte leaves unchecked. */
+/** Fills the start of `into`; its length there. Tag or digest decide: where it throws, what is in `into` is not to be used. */
 async function openBlock(
   objects: Objects,
   entry: Entry,
   place: Place,
   found: Found,
   into: Uint8Array,
+  spare: Uint8Array,
 ): Promise<number> {
   const { record, file, at } = found;
   const { encrypted, keys } = objects;
@@ -217,7 +231,8 @@ async function openBlock(
     key = keys.session(place.layer, objects.lines[entry.line]!.salt);
   }
   const aad = associatedData(place, entry.codec, length, dataFlags(encrypted, entry.short));
-  const fault = await openers.open(body, { key, aad, digest: entry.tag, codec: entry.codec, length }, into);
+  const opening = { key, aad, digest: entry.tag, codec: entry.codec, length };
+  const fault = await openers.open(body, opening, into, spare);
   if (fault !== null) bad(fault);
   return length;
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { hash } from 'node:crypto';
+import { createSecretKey, hash, type KeyObject } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -16,7 +16,7 @@ function packed(byte: number) {
   const digest = hash('sha256', plain, 'buffer').subarray(0, TAG);
   return {
     body: compressNow(plain, 3)!,
-    opening: { key: null, aad: new Uint8Array(), digest, codec: 1, length: LENGTH },
+    opening: { key: null as KeyObject | null, aad: new Uint8Array(), digest, codec: 1, length: LENGTH },
   };
 }
 
@@ -46,9 +46,10 @@ test('nobody waits for a thread that is still starting, and none is needed to fi
 
 test('what a thread was doing when it ended is done without it', async () => {
   const openers = new Openers(2, 0);
+  onTestFinished(() => openers.end());
   const blocks = Array.from({ length: 64 }, (_, i) => packed(i + 1));
   const into = blocks.map(() => new Uint8Array(LENGTH));
-  const round = () => Promise.all(blocks.map(({ body, opening }, i) => openers.open(body, opening, into[i]!)));
+  const round = () => Promise.allSettled(blocks.map(({ body, opening }, i) => openers.open(body, opening, into[i]!)));
   // Until both threads have started.
   await expect
     .poll(
@@ -64,12 +65,45 @@ test('what a thread was doing when it ended is done without it', async () => {
     )
     .toBe(true);
   for (const block of into) block.fill(0);
-  const last = round();
-  // The work goes out before the event loop turns.
-  for (let i = 0; i < 20; i++) await null;
-  await openers.end();
-  expect(await last).toEqual(blocks.map(() => null));
-  for (const [i, block] of into.entries()) expect(block.every(byte => byte === i + 1)).toBe(true);
+  // A key that is none ends the thread that is to use it.
+  blocks[20]!.opening.key = createSecretKey(new Uint8Array(5));
+  blocks[20]!.body = new Uint8Array(100);
+  const last = await round();
+  for (const [i, block] of into.entries()) {
+    expect(last[i]).toMatchObject(i === 20 ? { status: 'rejected' } : { status: 'fulfilled', value: null });
+    if (i !== 20) expect(block.every(byte => byte === i + 1)).toBe(true);
+  }
+});
+
+test('memory that threads reach is used as it is', async () => {
+  const openers = new Openers(2, 0);
+  onTestFinished(() => openers.end());
+  const rooms = await Promise.all(Array.from({ length: 40 }, () => openers.room(2 * LENGTH)));
+  const blocks = rooms.map((room, i) => {
+    const { body, opening } = packed(i + 1);
+    const inRoom = new Uint8Array(room, 0, body.length);
+    inRoom.set(body);
+    const own = new Uint8Array(LENGTH);
+    return {
+      body: inRoom,
+      opening,
+      into: i % 2 === 0 ? own : new Uint8Array(room, LENGTH),
+      spare: new Uint8Array(room, LENGTH),
+    };
+  });
+  const round = async (): Promise<boolean> => {
+    let turned = false;
+    setImmediate(() => {
+      turned = true;
+    });
+    for (const { into } of blocks) into.fill(0);
+    await Promise.all(blocks.map(({ body, opening, into, spare }) => openers.open(body, opening, into, spare)));
+    for (const [i, { into }] of blocks.entries())
+      expect(into.subarray(0, LENGTH).every(byte => byte === i + 1)).toBe(true);
+    return turned;
+  };
+  await expect.poll(round, { timeout: 20_000, interval: 20 }).toBe(true);
+  expect(await round()).toBe(true);
 });
 
 test('a thread that was started and has nothing to do keeps no program from ending', () => {

@@ -1,10 +1,8 @@
 /** Threads that open records, shared by all images of the program, so that reading is not bound by one core. */
 import type { KeyObject } from 'node:crypto';
-import os from 'node:os';
-import { Worker } from 'node:worker_threads';
-import { ImageError } from '../../src/base/errors.ts';
-import { type Opening, openInto } from './opening.ts';
-import type { Order, Orders, Told } from './opening-worker.ts';
+import { roundUp } from '../../src/base/range.ts';
+import { type Faults, type Numbers, type Opening, type Ordered, type Orders, openInto, ordersOf } from './opening.ts';
+import { type Thread, Threads } from './threads.ts';
 
 /** So many blocks are opened in the caller's thread first: who reads a few needs no threads. */
 const AT_HOME = 64;
@@ -12,79 +10,80 @@ const AT_HOME = 64;
 const [LEAST, MOST] = [16_384, 2 ** 20];
 /** Memory for records on their way. */
 const BUDGET = 16 * 2 ** 20;
+/** Room is given in steps of so many bytes. */
+const STEP = 4096;
 
-interface Waiting {
-  readonly order: Order;
-  readonly key: KeyObject | null;
+interface Waiting extends Ordered {
+  /** Where the block goes in the end. */
+  readonly final: Uint8Array;
   resolve(fault: string | null): void;
   reject(error: unknown): void;
 }
 
-interface Thread {
-  readonly worker: Worker;
-  /** It has started, which takes longer than opening a hundred blocks. */
-  ready: boolean;
+/** Pieces of memory that a thread remembers: those of all rooms at the usual block size, and some of the callers'. */
+const REMEMBERED = 256;
+
+/** What a thread was given. */
+interface Given {
+  readonly memory: Set<number>;
   readonly keys: Set<number>;
-  /** Messages under way, oldest first. */
-  readonly running: (readonly Waiting[])[];
-  /** Records in them. */
-  load: number;
 }
 
+const isShared = (bytes: Uint8Array): boolean => bytes.buffer instanceof SharedArrayBuffer;
+
 export class Openers {
-  readonly #threads: Thread[] = [];
-  readonly #most: number;
+  readonly #threads: Threads<Orders, Faults>;
   readonly #atHome: number;
-  readonly #numbers = new WeakMap<KeyObject, number>();
-  /** Free slots by their size. */
+  readonly #numbers = new WeakMap<object, number>();
+  #number = 0;
+  readonly #given = new WeakMap<Thread<Faults>, Given>();
+  /** Free rooms by their size. */
   readonly #free = new Map<number, SharedArrayBuffer[]>();
   #held = 0;
   #queue: (() => void)[] = [];
   #pending: Waiting[] = [];
   #opened = 0;
-  #keys = 0;
 
-  constructor(threads = os.availableParallelism(), atHome = AT_HOME) {
-    this.#most = threads;
+  constructor(threads?: number, atHome = AT_HOME) {
+    const program = new URL('./opening-worker.ts', import.meta.url);
+    this.#threads = new Threads({ program, what: 'opens blocks', ...(threads === undefined ? {} : { most: threads }) });
     this.#atHome = atHome;
   }
 
-  /** Fills the first bytes of `into` with the block; a string says why not. */
-  async open(body: Uint8Array, opening: Opening, into: Uint8Array): Promise<string | null> {
-    if (opening.length < LEAST || this.#opened < this.#atHome || this.#most === 0) {
+  /**
+   * Fills the first bytes of `into` with the block; a string says why not, and what is in it then is not to be used. Threads
+   * reach only shared memory: `body` is copied unless it is in such, and `into` is filled through `spare`, as long as the block.
+   */
+  async open(body: Uint8Array, opening: Opening, into: Uint8Array, spare?: Uint8Array): Promise<string | null> {
+    const final = into.subarray(0, opening.length);
+    if (opening.length < LEAST || this.#opened < this.#atHome || this.#threads.most === 0) {
       this.#opened++;
-      return openInto(into, body, opening);
+      return openInto(final, body, opening);
     }
-    const size = Math.max(body.length, opening.length);
-    const slot = await this.#take(size);
+    const direct = isShared(into) ? final : spare?.subarray(0, opening.length);
+    if (direct !== undefined && isShared(body)) return this.#send(body, direct, final, opening);
+    const room = await this.room(body.length + opening.length);
     try {
-      new Uint8Array(slot).set(body);
-      const { key, ...rest } = opening;
-      const order = { slot, body: body.length, key: this.#numberOf(key), opening: rest };
-      const fault = await this.#send(order, key);
-      if (fault === null) into.set(new Uint8Array(slot, 0, opening.length));
-      return fault;
-    } catch {
-      // A thread that ended takes its work along, but not the record.
-      return openInto(into, body, opening);
+      const copy = new Uint8Array(room, 0, body.length);
+      copy.set(body);
+      return await this.#send(copy, new Uint8Array(room, body.length, opening.length), final, opening);
     } finally {
-      this.#give(slot);
+      this.giveBack(room);
     }
   }
 
-  #numberOf(key: KeyObject | null): number {
-    if (key === null) return 0;
-    let number = this.#numbers.get(key);
+  #numberOf(object: object): number {
+    let number = this.#numbers.get(object);
     if (number === undefined) {
-      number = ++this.#keys;
-      this.#numbers.set(key, number);
+      number = ++this.#number;
+      this.#numbers.set(object, number);
     }
     return number;
   }
 
-  /** A slot of at least `size` bytes, in steps of a power of two. Waits while the budget is spent. */
-  async #take(size: number): Promise<SharedArrayBuffer> {
-    const rounded = 2 ** Math.ceil(Math.log2(size));
+  /** Shared memory of at least `size` bytes, to be given back. Waits while the budget is spent: who has some asks for no more. */
+  async room(size: number): Promise<SharedArrayBuffer> {
+    const rounded = roundUp(size, STEP);
     for (;;) {
       const free = this.#free.get(rounded)?.pop();
       if (free !== undefined) return free;
@@ -97,28 +96,28 @@ export class Openers {
     }
   }
 
-  /** Gives up a free slot of another size. */
+  /** Gives up a free room of another size. */
   #drop(): boolean {
-    for (const slots of this.#free.values()) {
-      const slot = slots.pop();
-      if (slot === undefined) continue;
-      this.#held -= slot.byteLength;
+    for (const rooms of this.#free.values()) {
+      const room = rooms.pop();
+      if (room === undefined) continue;
+      this.#held -= room.byteLength;
       return true;
     }
     return false;
   }
 
-  #give(slot: SharedArrayBuffer): void {
-    const slots = this.#free.get(slot.byteLength) ?? [];
-    slots.push(slot);
-    this.#free.set(slot.byteLength, slots);
+  giveBack(room: SharedArrayBuffer): void {
+    const rooms = this.#free.get(room.byteLength) ?? [];
+    rooms.push(room);
+    this.#free.set(room.byteLength, rooms);
     for (const wake of this.#queue.splice(0)) wake();
   }
 
   /** Records that come in one turn of the event loop go out in one message for each thread. */
-  #send(order: Order, key: KeyObject | null): Promise<string | null> {
+  #send(body: Uint8Array, into: Uint8Array, final: Uint8Array, opening: Opening): Promise<string | null> {
     return new Promise((resolve, reject) => {
-      this.#pending.push({ order, key, resolve, reject });
+      this.#pending.push({ body, into, final, opening, resolve, reject });
       if (this.#pending.length === 1) queueMicrotask(() => this.#flush());
     });
   }
@@ -126,89 +125,69 @@ export class Openers {
   #flush(): void {
     const pending = this.#pending;
     this.#pending = [];
-    // One alone is opened at once: the way to a thread and back takes longer than that.
-    if (
-      pending.length === 1 &&
-      pending[0]!.order.opening.length <= MOST &&
-      this.#threads.every(({ load }) => load === 0)
-    ) {
-      this.#atOnce(pending[0]!);
-      return;
-    }
-    // Until a thread has started, nobody waits for it.
-    if (pending.every(({ order }) => order.opening.length <= MOST) && !this.#threads.some(({ ready }) => ready)) {
-      if (this.#threads.length < this.#most) this.#start();
+    const short = pending.every(({ opening }) => opening.length <= MOST);
+    // One alone is opened at once: the way to a thread and back takes longer than that. And nobody waits for a thread to start.
+    if (short && ((pending.length === 1 && this.#threads.idle) || !this.#threads.ready)) {
+      if (pending.length > 1) this.#threads.startOne();
       for (const one of pending) this.#atOnce(one);
       return;
     }
-    const share = Math.ceil(pending.length / this.#most);
-    while (pending.length > 0) this.#post(this.#next(), pending.splice(0, share));
+    const share = Math.ceil(pending.length / this.#threads.most);
+    while (pending.length > 0) this.#post(this.#threads.next(), pending.splice(0, share));
   }
 
-  #atOnce({ order, key, resolve, reject }: Waiting): void {
+  #atOnce({ body, final, opening, resolve, reject }: Waiting): void {
     try {
-      const bytes = new Uint8Array(order.slot);
-      resolve(openInto(bytes, bytes.subarray(0, order.body), { ...order.opening, key }));
+      resolve(openInto(final, body, opening));
     } catch (error) {
       reject(error);
     }
   }
 
-  #post(thread: Thread, waiting: readonly Waiting[]): void {
+  /** The orders of one message, with what the thread does not have yet. */
+  #ordersFor(thread: Thread<Faults>, waiting: readonly Waiting[]): Orders {
+    const given = this.#given.get(thread) ?? { memory: new Set(), keys: new Set() };
+    this.#given.set(thread, given);
+    const memory: [number, SharedArrayBuffer][] = [];
     const keys: [number, KeyObject][] = [];
-    for (const { order, key } of waiting) {
-      if (key === null || thread.keys.has(order.key)) continue;
-      thread.keys.add(order.key);
-      keys.push([order.key, key]);
-    }
-    thread.worker.ref();
-    thread.running.push(waiting);
-    thread.load += waiting.length;
-    thread.worker.postMessage({ orders: waiting.map(({ order }) => order), keys } satisfies Orders);
-  }
-
-  #next(): Thread {
-    let best: Thread | null = null;
-    for (const thread of this.#threads) {
-      if (best === null || (thread.ready && (!best.ready || thread.load < best.load))) best = thread;
-    }
-    if (best?.ready && best.load > 0 && this.#threads.length < this.#most) this.#start();
-    return best ?? this.#start();
-  }
-
-  #start(): Thread {
-    const worker = new Worker(new URL('./opening-worker.ts', import.meta.url));
-    const thread: Thread = { worker, ready: false, keys: new Set(), running: [], load: 0 };
-    const fail = (error: unknown): void => {
-      const at = this.#threads.indexOf(thread);
-      if (at >= 0) this.#threads.splice(at, 1);
-      for (const { reject } of thread.running.splice(0).flat()) reject(error);
+    const of: Numbers = {
+      memory: buffer => {
+        const number = this.#numberOf(buffer);
+        if (!given.memory.has(number)) memory.push([number, buffer as SharedArrayBuffer]);
+        given.memory.add(number);
+        return number;
+      },
+      key: key => {
+        const number = this.#numberOf(key);
+        if (!given.keys.has(number)) keys.push([number, key]);
+        given.keys.add(number);
+        return number;
+      },
     };
-    worker.on('message', (faults: Told) => {
-      if (faults === 'ready') {
-        thread.ready = true;
-        // Once more: what is said to a thread that is still starting does not last.
-        if (thread.running.length === 0) worker.unref();
-        return;
-      }
-      const waiting = thread.running.shift() ?? [];
-      thread.load -= waiting.length;
-      // A thread that waits for work keeps nobody from ending.
-      if (thread.running.length === 0) worker.unref();
-      for (const [i, { resolve }] of waiting.entries()) resolve(faults[i]!);
-    });
-    worker.on('error', cause => {
-      fail(new ImageError('io', `a thread that opens blocks failed: ${(cause as Error).message}`, {}, { cause }));
-    });
-    worker.on('exit', code => fail(new ImageError('io', `a thread that opens blocks ended with code ${code}`)));
-    // Only now: a listener for messages keeps the program running again.
-    worker.unref();
-    this.#threads.push(thread);
-    return thread;
+    // Before the new ones: what this message is about is not forgotten by it.
+    const forget = given.memory.size < REMEMBERED ? [] : [...given.memory];
+    for (const number of forget) given.memory.delete(number);
+    return { ...ordersOf(waiting, of), memory, keys, forget };
   }
 
-  async end(): Promise<void> {
-    await Promise.all(this.#threads.splice(0).map(({ worker }) => worker.terminate()));
+  #post(thread: Thread<Faults>, waiting: readonly Waiting[]): void {
+    this.#threads.send(thread, this.#ordersFor(thread, waiting), waiting.length).then(
+      faults => {
+        for (const [i, { into, final, resolve }] of waiting.entries()) {
+          const fault = faults[i]!;
+          if (fault === null && into !== final) final.set(into);
+          resolve(fault);
+        }
+      },
+      // A thread that ended takes its work along, but not the records.
+      () => {
+        for (const one of waiting) this.#atOnce(one);
+      },
+    );
+  }
+
+  end(): Promise<void> {
+    return this.#threads.end();
   }
 }
 

@@ -1,8 +1,8 @@
 /** From the body of a data record to its block: authenticated, decompressed, compared with its digest. */
 import type { KeyObject } from 'node:crypto';
 import { hash } from 'node:crypto';
-import { decompressNow } from './codec.ts';
-import { COUNTER, unsealNow } from './crypto.ts';
+import { decompressInto } from './codec.ts';
+import { AAD, COUNTER, unsealNow } from './crypto.ts';
 import { TAG } from './node.ts';
 
 /** What is known of a record before it is opened. */
@@ -18,16 +18,8 @@ export interface Opening {
   readonly length: number;
 }
 
-/** Fills the start of `into` with the block, which may be where `body` is. A string says why not; null: it is there. */
+/** Fills `into`, which has the plain length and no byte in common with `body`. A string says why not; what is in it then is not to be used. */
 export function openInto(into: Uint8Array, body: Uint8Array, opening: Opening): string | null {
-  const opened = openBody(body, opening);
-  if (typeof opened === 'string') return opened;
-  into.set(opened);
-  return null;
-}
-
-/** What follows the record's header becomes the block. A string says why it does not; nothing is handed out then. */
-function openBody(body: Uint8Array, opening: Opening): Uint8Array | string {
   const { key, aad, codec, length, digest } = opening;
   let packed = body;
   if (key !== null) {
@@ -35,17 +27,94 @@ function openBody(body: Uint8Array, opening: Opening): Uint8Array | string {
     if (opened === null) return 'the record fails its authentication';
     packed = opened;
   }
-  let plain = packed;
   if (codec === 1) {
     try {
-      plain = decompressNow(packed, length);
+      decompressInto(into, packed);
     } catch (error) {
       return `the block cannot be decompressed (${error instanceof Error ? error.message : String(error)})`;
     }
+  } else {
+    if (packed.length !== length) return `${packed.length} bytes instead of ${length}`;
+    into.set(packed);
   }
-  if (plain.length !== length) return `${plain.length} bytes instead of ${length}`;
-  if (key === null && Buffer.compare(hash('sha256', plain, 'buffer').subarray(0, TAG), digest) !== 0) {
+  if (key === null && Buffer.compare(hash('sha256', into, 'buffer').subarray(0, TAG), digest) !== 0) {
     return 'the block fails its digest';
   }
-  return plain;
+  return null;
+}
+
+/** What a thread is told: several blocks to open, in numbers, since every object of a message costs time. */
+export interface Orders {
+  /** `ORDER` numbers for each block. */
+  readonly numbers: Float64Array<ArrayBuffer>;
+  /** For each the associated data, then the digest. */
+  readonly about: Uint8Array<ArrayBuffer>;
+  /** Memory and keys that the thread has not been given yet, by the numbers that the orders have for them. */
+  readonly memory: readonly (readonly [number, SharedArrayBuffer])[];
+  readonly keys: readonly (readonly [number, KeyObject])[];
+  /** Numbers of memory that it needs no longer. */
+  readonly forget: readonly number[];
+}
+
+/** Why each block could not be opened; null: it was. */
+export type Faults = readonly (string | null)[];
+
+/** An order: memory, place and length of the body; memory and place of the block, plain length; codec; key, 0: none. */
+export const ORDER = 8;
+const ABOUT = AAD + TAG;
+
+/** A block to be opened in a thread: the memory of both is shared. */
+export interface Ordered {
+  readonly body: Uint8Array;
+  readonly into: Uint8Array;
+  readonly opening: Opening;
+}
+
+/** Numbers for memory and keys. */
+export interface Numbers {
+  memory(buffer: ArrayBufferLike): number;
+  key(key: KeyObject): number;
+}
+
+export function ordersOf(all: readonly Ordered[], of: Numbers): Pick<Orders, 'numbers' | 'about'> {
+  const numbers = new Float64Array(all.length * ORDER);
+  const about = new Uint8Array(all.length * ABOUT);
+  for (const [i, { body, into, opening }] of all.entries()) {
+    const { aad, digest, codec, length, key } = opening;
+    const from = [of.memory(body.buffer), body.byteOffset, body.length];
+    const to = [of.memory(into.buffer), into.byteOffset, length];
+    numbers.set([...from, ...to, codec, key === null ? 0 : of.key(key)], i * ORDER);
+    about.set(aad, i * ABOUT);
+    about.set(digest.subarray(0, TAG), i * ABOUT + AAD);
+  }
+  return { numbers, about };
+}
+
+/** What the numbers in orders mean to a thread. */
+export class Known {
+  readonly #memory = new Map<number, SharedArrayBuffer>();
+  readonly #keys = new Map<number, KeyObject>();
+
+  open({ numbers, about, memory, keys, forget }: Orders): Faults {
+    for (const number of forget) this.#memory.delete(number);
+    for (const [number, buffer] of memory) this.#memory.set(number, buffer);
+    for (const [number, key] of keys) this.#keys.set(number, key);
+    return Array.from({ length: numbers.length / ORDER }, (_, i) => {
+      const [from, bodyAt, body, to, at, length, codec, key] = [...numbers.subarray(i * ORDER, (i + 1) * ORDER)] as [
+        number,
+        number,
+        number,
+        number,
+        number,
+        number,
+        number,
+        number,
+      ];
+      const aad = about.slice(i * ABOUT, i * ABOUT + AAD);
+      const digest = about.subarray(i * ABOUT + AAD, (i + 1) * ABOUT);
+      const opening: Opening = { key: key === 0 ? null : this.#keys.get(key)!, aad, digest, codec, length };
+      const packed = new Uint8Array(this.#memory.get(from)!, bodyAt, body);
+      return openInto(new Uint8Array(this.#memory.get(to)!, at, length), packed, opening);
+    });
+  }
 }
