@@ -8,7 +8,7 @@ import { Appender, movedCommit, type Walk, walkTrees } from './merge.ts';
 import type { Objects } from './objects.ts';
 import { claim } from './owner.ts';
 import { Places } from './places.ts';
-import { insideOf, type Opened, openBml, readTable } from './read.ts';
+import { insideOf, type Opened, openBml } from './read.ts';
 import { type SetFile, type Shelf, shelfOf } from './shelf.ts';
 import {
   ALIGN,
@@ -24,6 +24,7 @@ import {
 } from './structs.ts';
 import { buildSlot, buildSuperblock, buildTrailer } from './superblock.ts';
 import type { Line } from './table.ts';
+import { readTable } from './table-read.ts';
 
 export interface ConsolidateSpec {
   /** Files of the points of the range, oldest first. The last one is the point that stays: the result takes its name. */

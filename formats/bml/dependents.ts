@@ -2,8 +2,8 @@
 import type { Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { readCommit } from './commit.ts';
-import { readTable } from './read.ts';
 import type { Shelf } from './shelf.ts';
+import { readTable } from './table-read.ts';
 
 const folderOf = (name: string): string => name.slice(0, name.lastIndexOf('/') + 1);
 

@@ -68,7 +68,7 @@ interface Parent {
   readonly objects: Objects;
 }
 
-function parentOf(name: string, spec: LayerSpec): Parent | null {
+async function parentOf(name: string, spec: LayerSpec): Promise<Parent | null> {
   if (spec.parent === null) return null;
   const inside = insideOf(spec.parent.image);
   const point = inside?.points.get(spec.parent.point.id);
@@ -78,7 +78,7 @@ function parentOf(name: string, spec: LayerSpec): Parent | null {
   if (point.problem !== null) throw point.problem;
   const odd = point.commit.disks.find(disk => disk.blockSize !== spec.blockSize);
   if (odd !== undefined) throw usage(`the parent has blocks of ${odd.blockSize} bytes, not ${spec.blockSize}`, name);
-  return { inside, point, objects: point.objects! };
+  return { inside, point, objects: await point.objects!() };
 }
 
 /** What the new layer is made on. */
@@ -237,7 +237,7 @@ export async function begin(
   options: WriteOptions,
 ): Promise<OpenLayer> {
   checkSpec(name, spec);
-  const parent = parentOf(name, spec);
+  const parent = await parentOf(name, spec);
   await refuseExisting(store, name);
   const work = await claim(store, name, 'writes');
   try {

@@ -10,34 +10,26 @@ import type {
   Store,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { once } from '../../src/base/lazy.ts';
 import { type CommitDisk, hashOf, type PlacedCommit, readCommit, TLV_SET, textTlv } from './commit.ts';
 import { type SetKeys, setKeys } from './crypto.ts';
 import { soundKeyArea, type Unlocked, unlockWith } from './keys.ts';
-import { missing, type Objects } from './objects.ts';
-import { bodyFits, headerFits } from './record.ts';
+import type { Objects } from './objects.ts';
 import { type SetFile, type Shelf, shelfOf } from './shelf.ts';
-import {
-  corrupt,
-  hex,
-  KEY_AREA_SIZE,
-  KEY_AREAS,
-  RECORD_HEADER,
-  recordHeader,
-  sameBytes,
-  tableLine,
-} from './structs.ts';
+import { corrupt, hex, KEY_AREA_SIZE, KEY_AREAS, sameBytes } from './structs.ts';
 import type { CommitPlace, Head, Tail } from './superblock.ts';
-import { type Line, parseTable, tableHash } from './table.ts';
+import type { Line } from './table.ts';
+import { checkTable, objectsOf, readTable } from './table-read.ts';
 import { Tree } from './tree.ts';
 import { verifyFile } from './verify.ts';
 
 /** One restore point of the file, as far as it could be read. */
 export interface OpenPoint {
   readonly commit: PlacedCommit;
-  readonly lines: readonly Line[];
   /** Empty while there is a problem. */
   readonly trees: readonly Tree[];
-  readonly objects: Objects | null;
+  /** Read from the layer table when they are first asked for; null while there is a problem. */
+  readonly objects: (() => Promise<Objects>) | null;
   readonly problem: ImageError | null;
   /** The newest older point that was not consolidated into this one; null: there is none. */
   readonly builtOn: LayerId | null;
@@ -103,44 +95,6 @@ async function gainAccess(file: SetFile, head: Head, keys: Keyring): Promise<Acc
   }
 }
 
-/** The layer table of a commit, checked against the digest that the commit holds. */
-export async function readTable(file: SetFile, commit: PlacedCommit): Promise<readonly Line[]> {
-  const { tableAt } = commit;
-  const length = commit.lines * tableLine.size + commit.names;
-  if (commit.tableStored !== length || tableAt + RECORD_HEADER + length > file.size) {
-    throw corrupt('layer table: its length or place is wrong', file.name, tableAt);
-  }
-  const record = new Uint8Array(RECORD_HEADER + length);
-  await file.read(record, tableAt);
-  const header = recordHeader.parse(record, 0, file.name);
-  const body = record.subarray(RECORD_HEADER);
-  if (!headerFits(record) || !bodyFits(record) || header.kind !== 'metadata' || header.stored !== length) {
-    throw corrupt('layer table: the record fails its checksum', file.name, tableAt);
-  }
-  if (!sameBytes(tableHash(body), commit.tableHash)) throw corrupt('layer table: fails its hash', file.name, tableAt);
-  const lines = parseTable(body, commit.lines, file.name, tableAt);
-  if (!sameBytes(lines[commit.ownLine]!.layer, commit.layer)) {
-    throw corrupt('layer table: the commit names another layer as its own', file.name, tableAt);
-  }
-  return lines;
-}
-
-/** Which files hold each line's layer; the first needed line that none holds is why the point is broken. */
-async function findHolders(shelf: Shelf, file: SetFile, lines: readonly Line[]) {
-  const wanted = new Map<string, string>();
-  for (const line of lines) if (line.live > 0 && !file.layers.has(line.id)) wanted.set(line.id, line.file);
-  const others = wanted.size === 0 ? [] : await shelf.find(file.name, file.setId, wanted);
-  const byLayer = new Map<string, SetFile[]>();
-  for (const one of [file, ...others.filter(other => other.name !== file.name)]) {
-    for (const id of one.layers) byLayer.set(id, [...(byLayer.get(id) ?? []), one]);
-  }
-  const lost = lines.filter(line => line.live > 0 && !byLayer.has(line.id));
-  const where = { file: file.name };
-  const more = lost.length > 1 ? ` (and ${lost.length - 1} more layers are missing)` : '';
-  const problem = lost.length === 0 ? null : new ImageError('broken-chain', missing(lost[0]!) + more, where);
-  return { holders: lines.map(line => byLayer.get(line.id) ?? []), problem };
-}
-
 interface Setting {
   readonly shelf: Shelf;
   readonly file: SetFile;
@@ -155,7 +109,6 @@ const idOf = (layer: Uint8Array): LayerId | null => (layer.every(byte => byte ==
 
 /** What a point was made on. Layers that were consolidated into its file are no points any more. */
 function descentOf({ file, tail }: Setting, commit: PlacedCommit, lines: readonly Line[]) {
-  if (tail.held === 0) return { builtOn: idOf(commit.parent), type: commit.type };
   const points = new Set(tail.commits.map(one => hex(one.layer)));
   const older = lines.slice(0, commit.ownLine).findLast(line => points.has(line.id) || !file.layers.has(line.id));
   const builtOn = older === undefined ? null : (older.id as LayerId);
@@ -166,9 +119,8 @@ function descentOf({ file, tail }: Setting, commit: PlacedCommit, lines: readonl
 async function openPoint(on: Setting, commit: PlacedCommit): Promise<OpenPoint> {
   const { shelf, file, head, keys, locked } = on;
   const plain = { builtOn: idOf(commit.parent), type: commit.type };
-  const closed = (problem: ImageError, lines: readonly Line[] = [], descent: typeof plain = plain): OpenPoint => ({
+  const closed = (problem: ImageError, descent: typeof plain = plain): OpenPoint => ({
     commit,
-    lines,
     trees: [],
     objects: null,
     problem,
@@ -179,40 +131,20 @@ async function openPoint(on: Setting, commit: PlacedCommit): Promise<OpenPoint> 
   if (locked === null && !sameBytes(hashOf(commit.content, keys), commit.hash)) {
     return closed(corrupt('commit: fails its authentication', file.name, commit.at));
   }
+  let descent = plain;
   try {
-    const lines = await readTable(file, commit);
-    const descent = descentOf(on, commit, lines);
-    if (locked !== null) return closed(locked, lines, descent);
-    const { holders, problem } = await findHolders(shelf, file, lines);
-    if (problem !== null) return closed(problem, lines, descent);
-    const objects: Objects = {
-      setId: head.setId,
-      encrypted: keys !== null,
-      keys,
-      lines,
-      holders,
-      relocate: line => relocate(shelf, file, lines, holders, line),
-    };
-    const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file }, objects));
-    return { commit, lines, trees, objects, problem: null, ...descent };
+    if (on.tail.held > 0) descent = descentOf(on, commit, await readTable(file, commit));
+    if (locked !== null) return closed(locked, descent);
+    await checkTable(shelf, file, commit);
   } catch (error) {
-    if (error instanceof ImageError) return closed(error);
+    if (error instanceof ImageError) return closed(error, descent);
     throw error;
   }
-}
-
-/** Looks for a layer again; true when it is in files now that were not known. A consolidation may have moved it. */
-async function relocate(
-  shelf: Shelf,
-  file: SetFile,
-  lines: readonly Line[],
-  holders: (readonly SetFile[])[],
-  line: number,
-): Promise<boolean> {
-  const now = await shelf.again(file.name, file.setId, lines[line]!.id);
-  if (now.every(one => holders[line]!.includes(one))) return false;
-  holders[line] = now;
-  return true;
+  const files = shelf.layersBeside(file.name, file.setId);
+  const objects = once(() => objectsOf({ shelf, file, files, commit, setId: head.setId, keys }));
+  const line = commit.lines - 1;
+  const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file, line }, objects));
+  return { commit, trees, objects, problem: null, ...descent };
 }
 
 /** The tree behind each layer: layers of one set can be compared. */
@@ -229,7 +161,7 @@ function layerOf(tree: Tree, id: LayerId, disk: CommitDisk): Layer {
     unpack: (unit, into) => tree.unpack(unit, into),
     async compare(other, at, limit) {
       const theirs = trees.get(other);
-      if (theirs === undefined || !sameBytes(theirs.objects.setId, tree.objects.setId)) return null;
+      if (theirs === undefined || theirs.spec.file.setId !== tree.spec.file.setId) return null;
       if (theirs.spec.blockSize !== blockSize || theirs.spec.height !== tree.spec.height) return null;
       const { same, end } = await tree.compare(theirs, Math.floor(at / blockSize));
       return { same, length: Math.min(limit, end * blockSize - at) };

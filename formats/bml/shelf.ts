@@ -5,6 +5,7 @@
 import type { ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { readHeld } from './held.ts';
+import { LayerFiles } from './layer-files.ts';
 import { corrupt, hex } from './structs.ts';
 import { type Head, readHead, readTail, type Tail } from './superblock.ts';
 
@@ -39,6 +40,8 @@ export class Shelf {
   readonly #store: Store;
   readonly #open = new Map<string, Opened>();
   readonly #seen = new Map<string, SetFile>();
+  /** By folder and set. */
+  readonly #layers = new Map<string, LayerFiles>();
   /** Size and time of each listed file when it was last looked at. */
   readonly #stamps = new Map<string, string>();
   readonly #listings = new Map<string, Promise<void>>();
@@ -59,6 +62,7 @@ export class Shelf {
     const all = [...this.#open.values()];
     this.#open.clear();
     this.#seen.clear();
+    this.#layers.clear();
     this.#stamps.clear();
     for (const { source } of all) await (await source.catch(() => null))?.[Symbol.asyncDispose]();
   }
@@ -109,8 +113,28 @@ export class Shelf {
       const index = { at: tail.indexAt, entries: tail.indexEntries };
       return { head, tail, file: this.#setFile(source, hex(head.setId), layers, index) };
     });
+    this.#drop(name);
     this.#seen.set(name, found.file);
+    this.layersBeside(name, found.file.setId).add(found.file);
     return found;
+  }
+
+  #drop(name: string): void {
+    const file = this.#seen.get(name);
+    if (file === undefined) return;
+    this.#seen.delete(name);
+    this.layersBeside(name, file.setId).remove(file);
+  }
+
+  /** The files of a set that were looked at so far, in the folder of one of them. */
+  layersBeside(name: string, setId: string): LayerFiles {
+    const key = `${setId} ${folderOf(name)}`;
+    let files = this.#layers.get(key);
+    if (files === undefined) {
+      files = new LayerFiles();
+      this.#layers.set(key, files);
+    }
+    return files;
   }
 
   #setFile(source: ByteSource, setId: string, layers: ReadonlySet<string>, index: SetFile['index']): SetFile {
@@ -130,7 +154,7 @@ export class Shelf {
 
   /** What has the name now may not be what had it before: the source is closed, or as soon as nobody reads it. */
   async forget(name: string): Promise<void> {
-    this.#seen.delete(name);
+    this.#drop(name);
     const opened = this.#open.get(name);
     if (opened === undefined) return;
     this.#open.delete(name);
@@ -157,26 +181,10 @@ export class Shelf {
     for (const name of wanted.values()) {
       if (name !== '' && !name.includes('/') && !this.#seen.has(folder + name)) await this.#tryIdentify(folder + name);
     }
-    if (!this.#covers(setId, folder, wanted)) await this.#list(folder);
-    return this.#holders(setId, folder, wanted);
-  }
-
-  #holders(setId: string, folder: string, wanted: ReadonlyMap<string, string>): SetFile[] {
-    const found: SetFile[] = [];
-    for (const [name, file] of this.#seen) {
-      if (file.setId !== setId || folderOf(name) !== folder) continue;
-      for (const id of file.layers) {
-        if (!wanted.has(id)) continue;
-        found.push(file);
-        break;
-      }
-    }
-    return found;
-  }
-
-  #covers(setId: string, folder: string, wanted: ReadonlyMap<string, string>): boolean {
-    const held = new Set(this.#holders(setId, folder, wanted).flatMap(file => [...file.layers]));
-    return [...wanted.keys()].every(id => held.has(id));
+    const held = this.layersBeside(beside, setId);
+    const ids = [...wanted.keys()].map(id => new Uint8Array(Buffer.from(id, 'hex')));
+    if (ids.some(id => held.of(id).length === 0)) await this.#list(folder);
+    return [...new Set(ids.flatMap(id => held.of(id)))];
   }
 
   /** Concurrent callers share one listing. */
@@ -190,14 +198,14 @@ export class Shelf {
   }
 
   /** The files that hold a layer now, after a look at the folder for what changed since the last one. */
-  async again(beside: string, setId: string, layer: string): Promise<readonly SetFile[]> {
+  async again(beside: string, setId: string, layer: Uint8Array): Promise<readonly SetFile[]> {
     const folder = folderOf(beside);
     const now = performance.now();
     if (now - (this.#looked.get(folder) ?? -LOOK_AGAIN) >= LOOK_AGAIN) {
       this.#looked.set(folder, now);
       await this.#list(folder);
     }
-    return this.#holders(setId, folder, new Map([[layer, '']]));
+    return [...this.layersBeside(beside, setId).of(layer)];
   }
 
   async #look(folder: string): Promise<void> {

@@ -1,6 +1,6 @@
 /** The layer table (section 9): which layer, session and key salt an entry's line number means. */
 import { hash } from 'node:crypto';
-import { u64le, viewOf } from '../../src/base/struct.ts';
+import { viewOf } from '../../src/base/struct.ts';
 import { corrupt, hex, tableLine } from './structs.ts';
 
 /** One session of one layer. */
@@ -43,35 +43,47 @@ export function buildTable(lines: readonly Line[]): { body: Uint8Array; names: n
 
 export const tableHash = (body: Uint8Array): Uint8Array => hash('sha256', body, 'buffer');
 
-/** The table that was parsed last. Points of a set repeat the lines of the one before, and share what is the same. */
-let last: { readonly body: Uint8Array; readonly lines: readonly Line[] } | null = null;
-
 const namesIn = (body: Uint8Array, lines: number): Uint8Array => body.subarray(lines * tableLine.size);
 
-/** The line of the earlier table when all of it but the count is the same. */
-function shared(before: { readonly body: Uint8Array; readonly lines: readonly Line[] }, body: Uint8Array, i: number) {
-  const line = before.lines[i];
-  if (line === undefined) return null;
-  const at = i * tableLine.size;
-  const equal = (from: number, to: number): boolean =>
-    Buffer.compare(before.body.subarray(at + from, at + to), body.subarray(at + from, at + to)) === 0;
-  const live = tableLine.offsetOf('live');
-  if (!equal(0, live) || !equal(live + 8, tableLine.size)) return null;
-  return equal(live, live + 8) ? line : { ...line, live: u64le.read(viewOf(body), at + live) };
-}
-
-/** `body` has the length that the commit promises; it is kept. */
+/** `body` has the length that the commit promises. */
 export function parseTable(body: Uint8Array, count: number, file: string, at: number): readonly Line[] {
   const names = namesIn(body, count);
-  const older = last === null ? null : namesIn(last.body, last.lines.length);
-  // Places of names are counted from the first one: those of older lines must be where they were.
-  const before = older !== null && Buffer.compare(older, names.subarray(0, older.length)) === 0 ? last : null;
-  const lines = Array.from(
-    { length: count },
-    (_, i) => (before === null ? null : shared(before, body, i)) ?? parseLine(body, i, names, file, at),
-  );
-  last = { body, lines };
-  return lines;
+  return Array.from({ length: count }, (_, i) => parseLine(body, i, names, file, at));
+}
+
+const [TIME, LIVE] = [tableLine.offsetOf('time'), tableLine.offsetOf('live')];
+const [NAME_LENGTH, NAME_AT] = [tableLine.offsetOf('nameLength'), tableLine.offsetOf('nameAt')];
+/** High half of the largest number below 2^53. */
+const SAFE_HIGH = 0x1f_ffff;
+
+/**
+ * The needed lines of which `held` says no: it is asked for the layer id that begins at an offset. Throws what `parseTable`
+ * does, and makes no object of a line: a set of a thousand points has half a million of them.
+ */
+export function lostLines(
+  body: Uint8Array,
+  count: number,
+  file: string,
+  at: number,
+  held: (view: DataView, at: number) => boolean,
+): readonly Line[] {
+  const view = viewOf(body);
+  const names = namesIn(body, count);
+  const lost: Line[] = [];
+  for (let i = 0; i < count; i++) {
+    const line = i * tableLine.size;
+    const [liveLow, liveHigh] = [view.getUint32(line + LIVE, true), view.getUint32(line + LIVE + 4, true)];
+    const length = view.getUint16(line + NAME_LENGTH, true);
+    const sound =
+      view.getUint32(line + TIME + 4, true) <= SAFE_HIGH &&
+      liveHigh <= SAFE_HIGH &&
+      length <= NAME_LIMIT &&
+      view.getUint32(line + NAME_AT, true) + length <= names.length;
+    if (!sound || ((liveLow !== 0 || liveHigh !== 0) && !held(view, line))) {
+      lost.push(parseLine(body, i, names, file, at));
+    }
+  }
+  return lost;
 }
 
 function parseLine(body: Uint8Array, i: number, names: Uint8Array, file: string, at: number): Line {

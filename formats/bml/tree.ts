@@ -59,6 +59,8 @@ export interface TreeSpec {
   readonly height: number;
   readonly root: Uint8Array;
   readonly file: SetFile;
+  /** The newest line that its entries may refer to. */
+  readonly line: number;
 }
 
 /** An entry with the file that its hint means first. */
@@ -71,7 +73,8 @@ export interface Lookup {
 
 export class Tree {
   readonly spec: TreeSpec;
-  readonly objects: Objects;
+  /** Read when the first of them is asked for. */
+  readonly objects: () => Promise<Objects>;
   readonly #nodes = new Map<number, Resident>();
   readonly #loading = new Map<number, Promise<void>>();
   readonly #root: Node;
@@ -83,11 +86,11 @@ export class Tree {
   #at = 0;
   #level = 0;
 
-  constructor(spec: TreeSpec, objects: Objects, cache: NodeCache = sharedNodes) {
+  constructor(spec: TreeSpec, objects: () => Promise<Objects>, cache: NodeCache = sharedNodes) {
     this.spec = spec;
     this.objects = objects;
     this.#cache = cache;
-    this.#root = { ...nodePage(spec.root), file: spec.file, line: objects.lines.length - 1 };
+    this.#root = { ...nodePage(spec.root), file: spec.file, line: spec.line };
     this.#node = this.#root;
   }
 
@@ -162,7 +165,7 @@ export class Tree {
   async #fetch(entry: Entry, file: SetFile | null, level: number, position: number): Promise<void> {
     this.reads++;
     const place = { disk: this.spec.disk, level, position };
-    const node = await fetchNode(this.objects, entry, place, file, this.spec.blockSize);
+    const node = await fetchNode(await this.objects(), entry, place, file, this.spec.blockSize);
     this.#cache.add(this.#nodes, keyOf(level, position), node);
   }
 
@@ -183,6 +186,7 @@ export class Tree {
    */
   async compare(other: Tree, block: number): Promise<{ readonly same: boolean; readonly end: number }> {
     const top = this.spec.height + 1;
+    const [{ lines }, { lines: theirLines }] = [await this.objects(), await other.objects()];
     for (let level = top; level >= 1; level--) {
       const ours = await this.#entryAbove(block, level);
       const theirs = await other.#entryAbove(block, level);
@@ -190,7 +194,7 @@ export class Tree {
       const empty = [ours, theirs].map(({ kind }) => kind === HOLE || kind === ZERO);
       if (empty[0] && empty[1]) return { same: true, end };
       if (empty[0] !== empty[1]) continue;
-      const line = this.objects.lines[ours.line]!.id === other.objects.lines[theirs.line]!.id;
+      const line = lines[ours.line]!.id === theirLines[theirs.line]!.id;
       const { kind, session, tag } = theirs;
       if (line && ours.kind === kind && ours.session === session && sameBytes(ours.tag, tag))
         return { same: true, end };
@@ -201,7 +205,7 @@ export class Tree {
   /** Opens one block into `into`, blockSize long; a hole or zero fills it with zeros. */
   async unpack(block: number, into: Uint8Array): Promise<void> {
     const { entry, file } = await this.lookUp(block);
-    if (entry.kind === DATA) await fetchBlock(this.objects, entry, { disk: this.spec.disk, block }, file, into);
+    if (entry.kind === DATA) await fetchBlock(await this.objects(), entry, { disk: this.spec.disk, block }, file, into);
     else into.fill(0);
     const { size, blockSize } = this.spec;
     if ((block + 1) * blockSize > size) into.fill(0, Math.max(0, size - block * blockSize));

@@ -9,7 +9,7 @@ import { checkDescent } from './descent.ts';
 import { INDEX_PER_PAGE } from './held.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, TAG } from './node.ts';
 import { fetchBlock, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
-import { type Opened, readTable } from './read.ts';
+import type { Opened } from './read.ts';
 import { bodyFits, headerFits } from './record.ts';
 import {
   ALIGN,
@@ -28,6 +28,7 @@ import {
   sessionRecord,
 } from './structs.ts';
 import type { Line } from './table.ts';
+import { readTable } from './table-read.ts';
 
 interface Check extends Opened {
   readonly run: VerifyRun;

@@ -32,3 +32,15 @@ export function lazySource(store: Store, name: string, size: Bytes): ByteSource 
     },
   };
 }
+
+/** Makes something once, when it is first asked for; a failure is not kept. */
+export function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make().catch(error => {
+      made = undefined;
+      throw error;
+    });
+    return made;
+  };
+}

@@ -1,10 +1,11 @@
 /** `backups/<set>/<point>/<disk>.<format>` and its `files`: every restore point that can be read, read only. */
 import type { DirNode, Disk, DiskFormat, FileNode, Node, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { once } from '../base/lazy.ts';
 import type { BackupSet, PointDisk, Repository, RestorePoint } from '../chain/point.ts';
 import { readView, seekView } from '../views/view.ts';
 import { type FilesShare, filesFolder, filesShare } from './files.ts';
-import { folder, jsonFile, link, once } from './nodes.ts';
+import { folder, jsonFile, link } from './nodes.ts';
 import { spaceOf } from './space.ts';
 
 const LONG_AGO = new Date(0);

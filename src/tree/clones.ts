@@ -10,9 +10,10 @@ import path from 'node:path';
 import type { DirNode, DiskFormat, FileNode, Node, OpenFile, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { replaceFile, syncDirectory } from '../base/io.ts';
+import { once } from '../base/lazy.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
 import { type CloneDisk, openCloneDisk } from './clone-disk.ts';
-import { folder, jsonFile, once } from './nodes.ts';
+import { folder, jsonFile } from './nodes.ts';
 
 export interface CloneRecord {
   readonly version: 1;

@@ -4,6 +4,7 @@
  */
 import type { DirNode, FileNode, Node, Recorded } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { once } from '../base/lazy.ts';
 import type { RestorePoint } from '../chain/point.ts';
 import { Recent } from '../files/folders.ts';
 import { Parser } from '../files/parser.ts';
@@ -11,7 +12,7 @@ import { BATCH, openPointFiles, type PointDir, type PointFile, type PointNode } 
 import type { Attributes } from '../volumes/contracts.ts';
 import { linkInside } from '../volumes/links.ts';
 import { shownName } from '../volumes/names.ts';
-import { folder, once, textFile } from './nodes.ts';
+import { folder, textFile } from './nodes.ts';
 
 /** Folders whose names are being asked for one after the other. */
 const SCANS_KEPT = 8;

@@ -37,15 +37,3 @@ export const jsonFile = (mtime: Date, value: () => unknown): FileNode =>
   textFile(mtime, () => `${JSON.stringify(value(), null, 2)}\n`);
 
 export const link = (mtime: Date, target: string): LinkNode => ({ kind: 'link', mtime, target });
-
-/** Makes something once, when it is first asked for; a failure is not kept. */
-export function once<T>(make: () => Promise<T>): () => Promise<T> {
-  let made: Promise<T> | undefined;
-  return () => {
-    made ??= make().catch(error => {
-      made = undefined;
-      throw error;
-    });
-    return made;
-  };
-}
