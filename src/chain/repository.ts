@@ -16,7 +16,7 @@ import { chainDisk } from './disk.ts';
 import { folderOf, safeName, stem, timeName, uniqueNames } from './names.ts';
 import { chainOf, indexLinks, type Link, type Links } from './order.ts';
 import type { BackupSet, Repository, RestorePoint } from './point.ts';
-import { filesOf, type Identified, identify, openWith, ownerOf } from './scan.ts';
+import { filesOf, type Identified, identify, openWith, ownerOf, roomForEnds } from './scan.ts';
 
 const DEFAULT_CACHE = 64 * 2 ** 20;
 
@@ -41,9 +41,10 @@ export async function openRepository(
     for await (const { name, size, modified } of filesOf(store, adapters)) {
       stamps.set(name, `${size} ${modified.getTime()}`);
     }
+    const room = roomForEnds();
     for (const [name, stamp] of stamps) {
       if (ownerOf(adapters, name, its => stamps.has(its)) !== undefined) continue;
-      const found = await identifyThere(name, store, adapters, keys, stamp, options.scratch);
+      const found = await identifyThere(name, store, adapters, keys, stamp, options.scratch, room);
       if (found === null) unknown.push(name);
       else images.push(found);
     }
@@ -201,19 +202,26 @@ function namePoints(set: string, group: readonly Placed[], cache: UnitCache): re
   const ordered = [...group].sort((a, b) => order(a) - order(b) || (a.link.file < b.link.file ? -1 : 1));
   const unique = uniqueNames();
   const names = new Map(ordered.map(p => [p.link, unique(pointName(p.link))]));
-  return ordered.map(p => restorePoint(set, p, names, cache));
+  const byId = new Map(ordered.toReversed().map(({ link }) => [link.point.id, link]));
+  return ordered.map(p => restorePoint(set, p, { names, byId }, cache));
+}
+
+/** The points of a set: what they are called, and the first one of an id. */
+interface Named {
+  readonly names: ReadonlyMap<Link, string>;
+  readonly byId: ReadonlyMap<LayerId, Link>;
 }
 
 const pointName = (link: Link): string =>
   link.point.time === null ? safeName(stem(link.file)) : timeName(link.point.time);
 
-function restorePoint(set: string, placed: Placed, names: ReadonlyMap<Link, string>, cache: UnitCache): RestorePoint {
+function restorePoint(set: string, placed: Placed, { names, byId }: Named, cache: UnitCache): RestorePoint {
   const { link, chain, problem } = placed;
   const digest = createHash('sha256');
   for (const { point, stamp } of chain) digest.update(`${point.identity} ${point.sealed === true ? '' : stamp}\n`);
   const identity = digest.digest('hex');
   const builtOn = link.point.builtOn ?? null;
-  const below = chain.at(-2) ?? [...names.keys()].find(other => builtOn !== null && other.point.id === builtOn);
+  const below = chain.at(-2) ?? (builtOn === null ? undefined : byId.get(builtOn));
   return {
     set,
     name: names.get(link)!,

@@ -21,13 +21,16 @@ export interface Ends {
   readonly tail: Uint8Array;
 }
 
-/** The first and last 64 KiB (less when the file is shorter). */
-export async function readEnds(source: ByteSource): Promise<Ends> {
+/** Memory for the ends of one file after another. */
+export const roomForEnds = (): Ends => ({ head: new Uint8Array(PROBE), tail: new Uint8Array(PROBE) });
+
+/** The first and last 64 KiB (less when the file is shorter), in `room`. */
+export async function readEnds(source: ByteSource, room = roomForEnds()): Promise<Ends> {
   const length = Math.min(PROBE, source.size);
-  const head = new Uint8Array(length);
+  const head = room.head.subarray(0, length);
   await source.read(head, 0);
   if (source.size <= PROBE) return { head, tail: head };
-  const tail = new Uint8Array(length);
+  const tail = room.tail.subarray(0, length);
   await source.read(tail, source.size - length);
   return { head, tail };
 }
@@ -61,11 +64,12 @@ export async function identify(
   keys: Keyring,
   stamp = '',
   scratch?: Scratch,
+  room?: Ends,
 ): Promise<Identified | null> {
   let adapter: Adapter | null;
   try {
     await using source = await store.open(name);
-    adapter = pickAdapter(adapters, await readEnds(source), name);
+    adapter = pickAdapter(adapters, await readEnds(source, room), name);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     throw new ImageError(error.fault, error.message, { ...error.where, file: name }, { cause: error });

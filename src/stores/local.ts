@@ -21,7 +21,7 @@ function resolveInside(root: string, name: string): string {
   checkName(name);
   let real: string;
   try {
-    real = fs.realpathSync(path.join(root, name));
+    real = fs.realpathSync.native(path.join(root, name));
   } catch (cause) {
     throw new ImageError('not-found', 'no such file in the repository', { file: name }, { cause });
   }
