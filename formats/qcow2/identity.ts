@@ -2,10 +2,10 @@
 import { createHash } from 'node:crypto';
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { entriesPerTable, type Qcow2Header } from './header.ts';
+import { entriesPerTable, type Qcow2Header, tablesFor } from './header.ts';
 import { entriesOf } from './layer.ts';
 import type { Snapshot } from './snapshots.ts';
-import { offsetOf } from './tables.ts';
+import { tablesOf, topParts } from './tables.ts';
 
 /** Bytes of L2 tables that are read, and in how many reads at most: opening a thousand images stays quick. */
 const L2_BYTES: Bytes = 4 * 2 ** 20;
@@ -27,33 +27,33 @@ export async function surveyDisk(
   source: ByteSource,
   header: Qcow2Header,
   head: Uint8Array,
-  l1: Uint8Array,
   dataSize: Bytes | null,
 ): Promise<Survey> {
   const hash = createHash('sha256');
   hash.update(`qcow2 ${source.size} ${dataSize}`);
   hash.update(head.subarray(0, Math.min(head.length, 4096)));
-  hash.update(l1);
+  const top = { at: header.l1At, entries: tablesFor(header, header.size) };
+  for await (const part of topParts(source, top)) hash.update(part);
   const refcounts = Math.min(REFCOUNT_BYTES, header.refcountClusters * header.clusterSize);
   if (refcounts > 0 && header.refcountsAt + refcounts <= source.size) {
-    const top = new Uint8Array(refcounts);
-    await source.read(top, header.refcountsAt);
-    hash.update(top);
+    const table = new Uint8Array(refcounts);
+    await source.read(table, header.refcountsAt);
+    hash.update(table);
   }
   const chunk = Math.min(header.clusterSize, 65536);
-  const l1View = viewOf(l1);
-  const tables: number[] = [];
-  const placeOf = (table: number): Bytes => offsetOf(l1View.getUint32(table * 8), l1View.getUint32(table * 8 + 4));
-  for (let table = 0; table < l1.length / 8; table++) {
-    const at = placeOf(table);
-    if (at !== 0 && at + chunk <= source.size) tables.push(table);
-  }
-  const step = Math.max(1, tables.length / Math.min(L2_READS, L2_BYTES / chunk));
+  const most = Math.min(L2_READS, L2_BYTES / chunk);
+  let count = 0;
+  const sound = (at: Bytes): boolean => at + chunk <= source.size;
+  for await (const { at } of tablesOf(source, top)) if (sound(at)) count++;
+  const step = Math.max(1, count / most);
   const page = new Uint8Array(chunk);
   let cutCluster: number | null = null;
-  for (let i = 0; i < tables.length; i += step) {
-    const table = tables[Math.floor(i)]!;
-    await source.read(page, placeOf(table));
+  let number = 0;
+  let next = 0;
+  for await (const { table, at } of tablesOf(source, top)) {
+    if (!sound(at) || number++ < Math.floor(next)) continue;
+    next += step;
+    await source.read(page, at);
     hash.update(page);
     if (dataSize === null) cutCluster ??= cutIn(viewOf(page), header, source.size, table);
   }
@@ -78,9 +78,10 @@ function cutIn(page: DataView, header: Qcow2Header, fileSize: Bytes, table: numb
  * Clusters that a snapshot refers to are never changed in place, so its own record and L1 table are enough; the identity
  * stays while the disk goes on changing.
  */
-export function snapshotIdentity(header: Qcow2Header, snapshot: Snapshot, l1: Uint8Array): string {
+export async function snapshotIdentity(source: ByteSource, header: Qcow2Header, snapshot: Snapshot): Promise<string> {
   const hash = createHash('sha256');
   hash.update(`qcow2 snapshot ${header.clusterBits} ${snapshot.size} ${snapshot.time.getTime()} ${snapshot.id}`);
-  hash.update(l1);
+  const top = { at: snapshot.l1At, entries: tablesFor(header, snapshot.size) };
+  for await (const part of topParts(source, top)) hash.update(part);
   return `qcow2:${hash.digest('hex')}`;
 }

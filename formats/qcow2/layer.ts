@@ -3,7 +3,7 @@ import type { ByteSource, Bytes, Layer, LayerId, Location } from '../../src/base
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import type { Qcow2Header } from './header.ts';
-import { L2Tables, offsetOf } from './tables.ts';
+import { L2Tables, offsetOf, type TopTable } from './tables.ts';
 import { decompress } from './unpack.ts';
 
 /** What a cluster (or subcluster) is; 'bad' entries cannot be followed and fail when they are read. */
@@ -68,7 +68,7 @@ export interface LayerParts {
   readonly source: ByteSource;
   /** Where guest clusters lie: the image itself, or its external data file. */
   readonly data: ByteSource;
-  readonly l1: Uint8Array;
+  readonly top: TopTable;
   /** Guest size in bytes. */
   readonly size: Bytes;
   /** The file is known to be cut: a cluster that reaches past its end is then an error, not zeros. */
@@ -111,7 +111,7 @@ class Mapping implements Layer {
     this.size = roundUp(parts.size, 512);
     this.blockSize = parts.header.clusterSize;
     this.#parts = parts;
-    this.#tables = new L2Tables(parts.source, parts.header, parts.l1);
+    this.#tables = new L2Tables(parts.source, parts.header, parts.top);
     this.#entries = entriesOf(parts.header);
     this.#partSize = this.blockSize / this.#entries.parts;
     this.#pagesAtOnce = LOAD_BYTES / (this.#tables.perPage * this.#entries.entrySize);
@@ -123,8 +123,9 @@ class Mapping implements Layer {
     if (at >= size) return { kind: 'zero', length: limit };
     limit = Math.min(limit, size - at);
     const cluster = Math.floor(at / this.blockSize);
-    if (!this.#hasTable(cluster)) return { kind: 'absent', length: this.#runFrom(at, limit, 'absent', 0) };
-    const page = this.#tables.page(cluster);
+    const table = this.#tableOf(cluster);
+    if (table === 0) return { kind: 'absent', length: this.#runFrom(at, limit, 'absent', 0) };
+    const page = table === null ? null : this.#tables.page(cluster);
     if (page === null) return null;
     const entry = cluster % this.#tables.perPage;
     const within = at % this.blockSize;
@@ -143,7 +144,6 @@ class Mapping implements Layer {
     const last = Math.min(Math.floor((end - 1) / this.blockSize / perPage), first + this.#pagesAtOnce - 1);
     // The page that was asked for comes last: it is then the one that is dropped last.
     for (let index = last; index >= first; index--) {
-      if (!this.#hasTable(index * perPage)) continue;
       const loading = this.#tables.load(index * perPage);
       // A page read ahead that fails is reported to whoever asks for it.
       await (index === first ? loading : loading.catch(() => {}));
@@ -152,24 +152,23 @@ class Mapping implements Layer {
 
   async unpack(unit: number, into: Uint8Array): Promise<void> {
     const { source, header, size } = this.#parts;
-    const tableAt = this.#tables.tableAt(Math.floor(unit / this.#tables.perTable));
-    const where = { file: source.name, at: tableAt, field: 'L2 entry' };
-    if (tableAt === 0) throw new ImageError('out-of-range', `cluster ${unit} is not packed`, where);
+    const where = (): object => ({ file: source.name, at: this.#tableOf(unit) ?? 0, field: 'L2 entry' });
     let page = this.#tables.page(unit);
     while (page === null) {
       await this.#tables.load(unit);
+      if (this.#tableOf(unit) === 0) throw new ImageError('out-of-range', `cluster ${unit} is not packed`, where());
       page = this.#tables.page(unit);
     }
     const entry = unit % this.#tables.perPage;
     if (this.#entries.kind(page, entry, 0) !== 'packed')
-      throw new ImageError('corrupt', `the L2 entry of cluster ${unit} makes no sense`, where);
+      throw new ImageError('corrupt', `the L2 entry of cluster ${unit} makes no sense`, where());
     await unpackCluster(source, header, unit, this.#entries.packed(page, entry), into);
     const end = size - unit * this.blockSize;
     if (end < this.blockSize) into.fill(0, end);
   }
 
-  #hasTable(cluster: number): boolean {
-    return this.#tables.tableAt(Math.floor(cluster / this.#tables.perTable)) !== 0;
+  #tableOf(cluster: number): Bytes | null {
+    return this.#tables.tableAt(Math.floor(cluster / this.#tables.perTable));
   }
 
   /** Length of the run of `kind` that starts at `at`; stops at `limit`, and where a page is not resident. */
@@ -179,12 +178,13 @@ class Mapping implements Layer {
     let reach = (Math.floor(at / this.#partSize) + 1) * this.#partSize;
     for (let steps = 0; reach - at < limit && steps < MOST_STEPS; steps++) {
       const cluster = Math.floor(reach / this.blockSize);
-      if (!this.#hasTable(cluster)) {
+      const table = this.#tableOf(cluster);
+      if (table === 0) {
         if (kind !== 'absent') break;
         reach = (Math.floor(cluster / perTable) + 1) * perTable * this.blockSize;
         continue;
       }
-      const page = this.#tables.page(cluster);
+      const page = table === null ? null : this.#tables.page(cluster);
       if (page === null) break;
       const entry = cluster % perPage;
       if (this.#entries.kind(page, entry, (reach % this.blockSize) / this.#partSize) !== kind) break;

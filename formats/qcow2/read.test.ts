@@ -3,6 +3,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Image, Problem } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { METADATA } from '../../src/base/shared-budget.ts';
 import { localStore } from '../../src/stores/local.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { readView } from '../../src/views/view.ts';
@@ -271,7 +272,7 @@ describe('damage', () => {
 });
 
 describe('tables in memory', () => {
-  test('32 readers cause one read per page', async () => {
+  test('32 readers cause one read per page of each level', async () => {
     const store = await written();
     let reads = 0;
     const counting = {
@@ -294,9 +295,30 @@ describe('tables in memory', () => {
     expect(layer.locate(0, 1)).toBeNull();
     reads = 0;
     await Promise.all(Array.from({ length: 32 }, () => layer.load(0, 4 * MiB)));
-    expect(reads).toBe(1);
+    expect(reads).toBe(2);
     expect(layer.locate(0, 4 * MiB)).toMatchObject({ kind: 'plain', length: MiB });
     expect(layer.locate(MiB, 4 * MiB - MiB)).toMatchObject({ kind: 'absent', length: 2 * MiB });
+  });
+
+  test.skipIf(missing(['qemu-img']) !== null)('the first level, too, is under the bound of all images', async () => {
+    const folder = scratch();
+    try {
+      const file = path.join(folder, 'l1.qcow2');
+      await qemuImg.create(file, 'qcow2', 16 * 2 ** 30, ['-o', 'cluster_size=512']);
+      const store = memoryStore({ 'l1.qcow2': fs.readFileSync(file) });
+      const before = METADATA.held;
+      await using image = await qcow2.open('l1.qcow2', store, keys);
+      expect(METADATA.held).toBe(before);
+      const layer = image.points[0]!.disks[0]!.layer!;
+      for (let at = 0; at < layer.size; at += 8 * MiB) {
+        await layer.load(at, 512);
+        expect(layer.locate(at, 512)).toMatchObject({ kind: 'absent' });
+      }
+      expect(METADATA.held - before).toBeGreaterThan(MiB);
+      expect(METADATA.held - before).toBeLessThanOrEqual(2 * MiB);
+    } finally {
+      fs.rmSync(folder, { recursive: true });
+    }
   });
 
   test('identity follows the content, not the name', async () => {

@@ -129,11 +129,10 @@ async function survey(
   source: ByteSource,
   header: Qcow2Header,
   head: Uint8Array,
-  l1: Uint8Array,
   dataSize: Bytes | null,
   warnings: string[],
 ): Promise<string> {
-  const { identity, cutCluster } = await surveyDisk(source, header, head, l1, dataSize);
+  const { identity, cutCluster } = await surveyDisk(source, header, head, dataSize);
   if (cutCluster !== null)
     warnings.push(`${source.name}: the file ends inside cluster ${cutCluster}; the rest of it reads as zeros`);
   return identity;
@@ -173,20 +172,20 @@ async function readPoints(
   const stored = source.size + (dataSize ?? 0);
   const add = async (snapshot: Snapshot | null): Promise<void> => {
     const { l1At, size } = snapshot ?? header;
-    const l1 = await readAt(source, l1At, tablesFor(header, size) * 8);
+    const top = { at: l1At, entries: tablesFor(header, size) };
     const id = `qcow2:${file}${snapshot === null ? '' : `@${snapshot.id}`}` as LayerId;
     let layer: Layer | null = null;
     if (unreadable === null && data.value !== null) {
-      const parts: LayerParts = { id, header, source, data: data.value, l1, size, cut };
+      const parts: LayerParts = { id, header, source, data: data.value, top, size, cut };
       const stored = header.rawData ? rawDataLayer(parts) : mappedLayer(parts);
       const plain = cipher.value === null ? stored : decipheredLayer(stored, cipher.value);
       layer = problem === null ? plain : null;
-      mappings.push({ name: id, l1At, l1, size, layer: plain });
+      mappings.push({ name: id, top, size, layer: plain });
     }
     const identity =
       snapshot === null
-        ? await survey(source, header, head, l1, dataSize, warnings)
-        : snapshotIdentity(header, snapshot, l1);
+        ? await survey(source, header, head, dataSize, warnings)
+        : await snapshotIdentity(source, header, snapshot);
     const type = snapshot !== null ? 'snapshot' : parent.value === null ? 'full' : 'incremental';
     points.push(
       pointOf(type, snapshot?.time ?? null, { id, layer, size, stored, parent: parent.value, identity, problem }),

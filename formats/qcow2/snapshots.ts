@@ -28,7 +28,7 @@ export interface Snapshot {
 /** QEMU's limits for one entry and for the whole table. */
 const MAX_EXTRA = 1024;
 const MAX_TABLE: Bytes = 64 * 2 ** 20;
-/** L1 tables stay in memory, so all of them together are bounded. */
+/** L1 tables are read when the image is opened, so all of them together are bounded. */
 const MAX_L1: Bytes = 256 * 2 ** 20;
 
 /** All snapshots in the order of the table, which is the order in which they were taken. */

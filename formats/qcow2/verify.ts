@@ -4,12 +4,11 @@ import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { Qcow2Header } from './header.ts';
 import { entriesOf } from './layer.ts';
-import { offsetOf } from './tables.ts';
+import { offsetOf, type TopTable, tablesOf } from './tables.ts';
 
 export interface Mapping {
   readonly name: string;
-  readonly l1At: Bytes;
-  readonly l1: Uint8Array;
+  readonly top: TopTable;
   readonly size: Bytes;
   readonly layer: Layer;
 }
@@ -71,7 +70,8 @@ async function checkMetadata(walk: Walk): Promise<void> {
   const { header, source, report } = walk;
   const { clusterSize } = header;
   claim(walk, 0, clusterSize, 'the header');
-  for (const mapping of walk.mappings) claim(walk, mapping.l1At, mapping.l1.length, `the L1 table of ${mapping.name}`);
+  for (const mapping of walk.mappings)
+    claim(walk, mapping.top.at, mapping.top.entries * 8, `the L1 table of ${mapping.name}`);
   if (header.snapshots > 0) claim(walk, header.snapshotsAt, 40, 'the snapshot table');
   const length = header.refcountClusters * clusterSize;
   if (header.refcountsAt % clusterSize !== 0 || header.refcountsAt + length > source.size) {
@@ -92,25 +92,17 @@ async function checkMetadata(walk: Walk): Promise<void> {
   }
 }
 
-function* tablesOf(mapping: Mapping): Iterable<{ table: number; at: Bytes }> {
-  const l1 = viewOf(mapping.l1);
-  for (let table = 0; table < mapping.l1.length / 8; table++) {
-    const at = offsetOf(l1.getUint32(table * 8), l1.getUint32(table * 8 + 4));
-    if (at !== 0) yield { table, at };
-  }
-}
-
 /** Every L2 table is claimed before data is looked at, so that data over a later table is found too. */
-function claimTables(walk: Walk): void {
+async function claimTables(walk: Walk): Promise<void> {
   const { clusterSize } = walk.header;
   for (const mapping of walk.mappings) {
-    for (const { table, at } of tablesOf(mapping)) {
+    for await (const { table, at } of tablesOf(walk.source, mapping.top)) {
       const inside = at % clusterSize === 0 && at + clusterSize <= walk.source.size;
       if (!inside)
         walk.report(
           'corrupt',
           `L2 table ${table} of ${mapping.name} at ${at} is not a cluster of the file`,
-          mapping.l1At + table * 8,
+          mapping.top.at + table * 8,
         );
       else claim(walk, at, clusterSize, `L2 table ${table} of ${mapping.name}`, walk.tables.has(at / clusterSize));
       if (inside) walk.tables.add(at / clusterSize);
@@ -158,7 +150,7 @@ async function checkStructure(walk: Walk, mapping: Mapping): Promise<void> {
   const { clusterSize } = walk.header;
   const seen = clusterSet();
   const page = new Uint8Array(clusterSize);
-  for (const { table, at } of tablesOf(mapping)) {
+  for await (const { table, at } of tablesOf(walk.source, mapping.top)) {
     walk.run.signal.throwIfAborted();
     if (at % clusterSize !== 0 || at + clusterSize > walk.source.size) continue;
     await walk.source.read(page, at);
@@ -226,7 +218,7 @@ export async function verifyImage(parts: VerifyParts, run: VerifyRun): Promise<{
   }
   const walk: Walk = { ...parts, run, report, metadata: clusterSet(), tables: clusterSet(), count };
   await checkMetadata(walk);
-  claimTables(walk);
+  await claimTables(walk);
   const total = parts.mappings.reduce((sum, mapping) => sum + mapping.layer.size, 0);
   let before = 0;
   for (const mapping of parts.mappings) {
