@@ -8,7 +8,16 @@ import { readView, seekView } from '../../src/views/view.ts';
 import { computedDisk, openWritableView } from '../../src/views/writable.ts';
 import { lazyDisk, materialize, memoryDisk, sparseDisk } from '../../test/kit/disks.ts';
 import { virtualStore } from '../../test/kit/format-checks.ts';
-import { missing, qemuImg, qemuIo } from '../../test/kit/oracles.ts';
+import {
+  fileDigest,
+  fuseMissing,
+  libvhdiDigest,
+  missing,
+  qemuImg,
+  qemuIo,
+  run,
+  sevenZipDigest,
+} from '../../test/kit/oracles.ts';
 import { random } from '../../test/kit/random.ts';
 import { openStack } from '../../test/kit/reference.ts';
 import { scratch } from '../../test/kit/samples.ts';
@@ -50,6 +59,39 @@ test.skipIf(missing(['qemu-img']) !== null)('QEMU checks and reads the read-only
   const table = viewOf(await bytesOf(disk, 3 * MIB, 21 * 8));
   const present = Array.from({ length: 21 }, (_, i) => i).filter(i => table.getUint32(i * 8, true) % 8 === 6);
   expect(present).toEqual([0, 1, 2, 10, 11]);
+});
+
+const READERS = ['7zz', 'vhdimount', 'qemu-img'];
+
+describe.skipIf(missing(READERS) !== null || fuseMissing() !== null)('sectors of 4,096 bytes', () => {
+  const runs = [
+    { at: 0, length: 8192 },
+    { at: 37 * MIB - 4096, length: 8192 },
+  ];
+  for (const writable of [false, true]) {
+    test(`${writable ? 'writable' : 'read-only'}: 7-Zip and libvhdi read the disk, QEMU says what it cannot`, async () => {
+      const disk: Disk = { ...sparseDisk(37 * MIB + 8192, 1, runs), sectorSize: 4096 };
+      const [view, raw] = [path.join(folder, `4k-${writable}.vhdx`), path.join(folder, '4k.raw')];
+      const file = layoutOf(disk, writable);
+      await materialize(file, disk, view);
+      await materialize(virtualFile('.raw', [diskPiece(disk.size)]), disk, raw);
+      const digest = await fileDigest(raw);
+      expect(await sevenZipDigest(view, 'vhdx')).toBe(digest);
+      expect(await libvhdiDigest(view)).toBe(digest);
+      await using image = await vhdx.open('a.vhdx', virtualStore([file], disk, 'a'), keys);
+      expect(image.points[0]!.disks[0]).toMatchObject({ size: disk.size, sectorSize: 4096 });
+      const { code, err } = await run('qemu-img', ['info', '-f', 'vhdx', view]);
+      expect([code, err]).toEqual([1, expect.stringContaining('Operation not supported')]);
+    });
+  }
+
+  test('a disk of 512 says that it is written to in pages of 4,096', async () => {
+    const disk = sparseDisk(37 * MIB, 1, runs);
+    const metadata = Buffer.from(await bytesOf(disk, 2 * MIB, 128 * 1024));
+    const physical = metadata.indexOf(Buffer.from('c748a3cd5d4471449cc9e9885251c556', 'hex'));
+    const at = metadata.readUInt32LE(physical + 16);
+    expect(metadata.readUInt32LE(at)).toBe(4096);
+  });
 });
 
 test('GUIDs: one’s own for every disk and name, the same on every mount', async () => {

@@ -39,6 +39,8 @@ export interface DiskFormatKitOptions {
     /** Largest disk to give to it. */
     readonly limit?: Bytes;
   } | null;
+  /** QEMU tells which parts of a disk in this format are holes. Taken to be so unless told. */
+  readonly holes?: boolean;
   /** Largest disk that the format takes; one sector more must be refused. null: there is no limit worth a test. */
   readonly limit: Bytes | null;
   readonly skip?: readonly { readonly test: FormatCheckName; readonly reason: string }[];
@@ -88,7 +90,7 @@ function disks(limit: Bytes | null): readonly { readonly title: string; readonly
 
 /** Registers every check for every size, in the read-only and in the writable layout. */
 export function diskFormatKit(format: DiskFormat, options: DiskFormatKitOptions): void {
-  const { adapter, qemu, checkable, second, limit } = options;
+  const { adapter, qemu, checkable, holes = true, second, limit } = options;
   const secondLimit = second?.limit ?? 64 * MIB;
   /** Why a check is left out for a disk, or null. */
   const leftOut = (name: FormatCheckName, disk: Disk): string | null => {
@@ -114,17 +116,20 @@ export function diskFormatKit(format: DiskFormat, options: DiskFormatKitOptions)
             if (reason !== null) test.skip(`${name} (${reason})`, () => {});
             else {
               const digest = second?.digest ?? null;
-              test(name, () => check({ format, adapter, qemu, checkable, second: digest, disk, writable, folder }));
+              test(name, () =>
+                check({ format, adapter, qemu, checkable, holes, second: digest, disk, writable, folder }),
+              );
             }
           }
         });
       }
     }
     if (limit === null) return;
-    test('refuses one sector more than the limit', () => {
+    test('refuses one sector more than the limit, and says what takes it', () => {
       for (const writable of [false, true]) {
+        const alternative = expect.stringMatching(/\b(raw|vhdx|qcow2)\b/i);
         expect(() => format.layout(patterned(limit + 512), { writable, name: 'disk0' })).toThrowError(
-          expect.objectContaining({ fault: 'too-big' }),
+          expect.objectContaining({ fault: 'too-big', message: alternative }),
         );
       }
     });

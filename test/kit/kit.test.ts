@@ -223,7 +223,7 @@ describe('a planted fault fails', () => {
 describe('a layout with a planted fault fails', () => {
   const withFile = (change: (file: VirtualFile) => VirtualFile): formatChecks.FormatSubject => {
     const format: DiskFormat = { ...vhdFormat, layout: (disk, spec) => vhdFormat.layout(disk, spec).map(change) };
-    const nothing = { qemu: 'vpc', checkable: false, second: null, writable: false };
+    const nothing = { qemu: 'vpc', checkable: false, holes: true, second: null, writable: false };
     return { ...nothing, format, adapter: vhd, disk: DISK, folder };
   };
   const pieces = (change: (piece: PlacedPiece) => PlacedPiece): formatChecks.FormatSubject =>
