@@ -7,8 +7,8 @@ import { DEPTH, deep, LOAD_SIZE, type LoadResult, onFile, passes, startLoad, tro
 import { openStage, type Stage, serving } from './stage.ts';
 
 const WORST_STALL_MS = 2000;
-/** Nothing moves for so long: the callers are given an error, and the figure is missed. */
-const STUCK_MS = 20_000;
+/** Nothing moves for so many seconds: the callers are given an error, and the figure is missed. Counted in looks, since all of this may be stopped for a while. */
+const STUCK = 20;
 /** QEMU's threads pass on what fio keeps under way more slowly than the mount answers it: 9 to 15 at a time were seen. */
 const QEMU_DEPTH = 8;
 const CONNECTIONS = 4;
@@ -98,9 +98,9 @@ async function disturbed(
   const load = startLoad(stage.folder, onFile(stage.clone('raw')), ['--time_based', '--runtime=7200'], run.seed);
   const depth = watchDepth(stage);
   let done = 0;
-  let moved = performance.now();
+  let still = 0;
   const rounds = (async () => {
-    for (; done < times && !load.over && performance.now() - moved < STUCK_MS; done++) {
+    for (; done < times && !load.over && still < STUCK; done++) {
       // Only now: the worker of the moment has begun to serve.
       await serving(stage);
       await pause(50 + 30 * (done % 11));
@@ -111,13 +111,14 @@ async function disturbed(
   // A mount that answers nothing any more would hold fio, and with it this run, for ever.
   let [last, ended] = [0, false];
   const watch = setInterval(() => {
-    if (done !== last) [last, moved] = [done, performance.now()];
-    if (performance.now() - moved > STUCK_MS) stage.abort();
+    still = done === last ? still + 1 : 0;
+    last = done;
+    if (still === STUCK) stage.abort();
   }, 1000);
   try {
     await rounds;
     load.stop();
-    moved = performance.now();
+    still = 0;
     const result = await load.done;
     ended = true;
     return { ...result, times: done, deepest: depth.stop().deepest };
