@@ -5,17 +5,17 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { adapterKit, type MadeImage } from '../../test/kit/adapter-kit.ts';
-import { missing, qemuImg } from '../../test/kit/oracles.ts';
-import { openStack } from '../../test/kit/reference.ts';
-import { scratch } from '../../test/kit/samples.ts';
-import { raw } from '../raw/index.ts';
 import {
   createEncrypted,
   writeEncrypted as io,
   ENCRYPTED_NEEDS as NEEDS,
   encryptedOptions as optionsOf,
   qemuEncrypted as qemu,
-} from './fixtures.ts';
+} from '../../test/kit/encrypted-qcow2.ts';
+import { missing, qemuImg } from '../../test/kit/oracles.ts';
+import { openStack } from '../../test/kit/reference.ts';
+import { scratch } from '../../test/kit/samples.ts';
+import { raw } from '../raw/index.ts';
 import { qcow2 } from './index.ts';
 
 const SECRET = 'open sesame';

@@ -2,9 +2,9 @@ import { createCipheriv, pbkdf2Sync } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { createEncrypted, ENCRYPTED_NEEDS, writeEncrypted } from '../../../formats/qcow2/fixtures.ts';
 import { parseHeader } from '../../../formats/qcow2/header.ts';
 import { qcow2 } from '../../../formats/qcow2/index.ts';
+import { createEncrypted, ENCRYPTED_NEEDS, writeEncrypted } from '../../kit/encrypted-qcow2.ts';
 import { affordableKeys } from '../luks-costs.ts';
 import { exerciseAdapter, type FuzzTarget, SECRET, type Seed } from '../target.ts';
 

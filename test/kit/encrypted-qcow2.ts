@@ -1,8 +1,8 @@
-/** Encrypted images for tests. */
+/** QCOW2 images that are encrypted with LUKS, for tests. */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
-import { EXTENSION } from './header.ts';
+import { EXTENSION } from '../../formats/qcow2/header.ts';
 
 /** Programs that `createEncrypted` and what works on its images need. */
 export const ENCRYPTED_NEEDS = ['qemu-img', 'qemu-io', 'cryptsetup'];
