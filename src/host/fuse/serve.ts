@@ -32,7 +32,7 @@ export interface ServeOptions {
   readonly blame?: number;
   /** Called when a request is answered with an error because processes die of it; says which one it is. */
   onRefused?(request: string): void;
-  /** Called when a request is answered with EIO, EACCES or ENOSPC, of which the caller learns no more than that. */
+  /** Called when a request is answered with EIO, EACCES, ENOSPC or EROFS, of which the caller learns no more than that. */
   onError?(request: string, error: unknown): void;
   /**
    * Called before the thread would block. While it returns true the thread never does, so that timers and promises of
@@ -56,7 +56,7 @@ const POOL_READS = 2;
 /** Longest time in ms without a turn of the event loop while requests keep coming; while none come, it does not turn. */
 const LONGEST_BLOCKING = 5;
 
-const TOLD: ReadonlySet<number> = new Set([ERRNO.EIO, ERRNO.EACCES, ERRNO.ENOSPC]);
+const TOLD: ReadonlySet<number> = new Set([ERRNO.EIO, ERRNO.EACCES, ERRNO.ENOSPC, ERRNO.EROFS]);
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 /** ENOENT: the request was interrupted before it was read. */
