@@ -1,7 +1,7 @@
 /** Raw disks have no magic: what tells them is what lies on them, or their name. */
 import { crc32 } from 'node:zlib';
 import type { Bytes, Confidence } from '../../src/base/contracts.ts';
-import { safeU64, viewOf } from '../../src/base/struct.ts';
+import { viewOf } from '../../src/base/struct.ts';
 import { partNameOf, saysRaw } from './parts.ts';
 
 export const RAW_EXTENSIONS = ['.raw', '.img', '.bin', '.dd'] as const;
@@ -56,5 +56,6 @@ export function endByGpt(head: Uint8Array, sectorSize: 512 | 4096): Bytes | null
   const sum = view.getUint32(16, true);
   view.setUint32(16, 0);
   if (view.getUint32(12, true) !== header.length || crc32(header) !== sum) return null;
-  return (safeU64(view.getUint32(36, true), view.getUint32(32, true)) + 1) * sectorSize;
+  // Rounded where it is absurd: that is beyond the end of any disk all the same.
+  return (Number(view.getBigUint64(32, true)) + 1) * sectorSize;
 }
