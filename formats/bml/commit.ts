@@ -211,7 +211,22 @@ export async function readCommit(source: ByteSource, place: CommitPlace): Promis
     return bad('has two disks of one number, or one that was never given');
   }
   const tlvs = parseTlvs(bytes, disksEnd, disksEnd + header.tlvBytes, file, at);
-  return { ...header, at, length, disks, tlvs, content, hash: bytes.slice(-COMMIT_HASH, -4) };
+  const hash = bytes.slice(-COMMIT_HASH, -4);
+  // Most of a page is zeros, and a set has a thousand commits.
+  const filled = content.slice(0, content.findLastIndex(byte => byte !== 0) + 1);
+  return {
+    ...header,
+    at,
+    length,
+    disks,
+    tlvs,
+    hash,
+    get content() {
+      const whole = new Uint8Array(length - COMMIT_HASH);
+      whole.set(filled);
+      return whole;
+    },
+  };
 }
 
 export const textTlv = (commit: Commit, type: number): string | null => {
