@@ -270,6 +270,9 @@ export class LocalFile implements ByteFile {
   }
 }
 
+/** Less is written in less time than it takes to hand it over. */
+const ASIDE: Bytes = 64 * 1024;
+
 /** The file, written to on pool threads. */
 export const writtenAside = (file: LocalFile): ByteFile => ({
   name: file.name,
@@ -278,7 +281,7 @@ export const writtenAside = (file: LocalFile): ByteFile => ({
   },
   read: (into, at) => file.read(into, at),
   extent: (at, limit) => file.extent(at, limit),
-  write: (from, at) => file.writeAside(from, at),
+  write: (from, at) => (from.length < ASIDE ? file.write(from, at) : file.writeAside(from, at)),
   truncate: size => file.truncate(size),
   sync: () => file.sync(),
   [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),

@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { ByteFile, Store, StoreEntry, WritableStore } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { openFile, syncDirectory } from '../base/io.ts';
+import { openFile, syncDirectory, writtenAside } from '../base/io.ts';
 
 /** A name leads nowhere but below the root: no `..`, no absolute path, no NUL, no backslash tricks. */
 function checkName(name: string): void {
@@ -96,8 +96,8 @@ export function localWritableStore(folder: string): WritableStore {
   };
   return {
     ...inner,
-    create: async (name): Promise<ByteFile> => openFile(target(name), 'create', name),
-    reopen: async (name): Promise<ByteFile> => openFile(target(name), 'write', name),
+    create: async (name): Promise<ByteFile> => writtenAside(await openFile(target(name), 'create', name)),
+    reopen: async (name): Promise<ByteFile> => writtenAside(await openFile(target(name), 'write', name)),
     async rename(from, to) {
       try {
         fs.renameSync(target(from), target(to));
