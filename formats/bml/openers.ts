@@ -1,6 +1,7 @@
 /** Threads that open records, shared by all images of the program, so that reading is not bound by one core. */
 import type { KeyObject } from 'node:crypto';
 import { roundUp } from '../../src/base/range.ts';
+import { isShared } from '../../src/base/shared-bytes.ts';
 import { type Faults, type Numbers, type Opening, type Ordered, type Orders, openInto, ordersOf } from './opening.ts';
 import { type Thread, Threads } from './threads.ts';
 
@@ -28,8 +29,6 @@ interface Given {
   readonly memory: Set<number>;
   readonly keys: Set<number>;
 }
-
-const isShared = (bytes: Uint8Array): boolean => bytes.buffer instanceof SharedArrayBuffer;
 
 export class Openers {
   readonly #threads: Threads<Orders, Faults>;

@@ -21,6 +21,8 @@ interface Pending {
  */
 export class UnitCache {
   readonly #budget: Bytes;
+  /** For who reads everything once: units that are wanted whole go straight to where they are wanted, and are not kept. */
+  readonly passes: boolean;
   readonly #units = new Map<number, Uint8Array>();
   readonly #pending = new Map<number, Pending>();
   readonly #spare: Uint8Array[] = [];
@@ -33,8 +35,9 @@ export class UnitCache {
   /** Readers ahead that have something to do: until they are done, the event loop must turn. */
   ahead = 0;
 
-  constructor(budget: Bytes) {
+  constructor(budget: Bytes, passes = false) {
     this.#budget = budget;
+    this.passes = passes;
   }
 
   /** A number for a layer, to be given with each of its units. Disks that share a layer share its units. */

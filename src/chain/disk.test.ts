@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { ByteSource, Bytes, Layer, LayerId, Location } from '../base/contracts.ts';
+import { roundDown } from '../base/range.ts';
 import { UnitCache } from './cache.ts';
 import { chainDisk } from './disk.ts';
 
@@ -87,17 +88,18 @@ describe('a disk through its chain', () => {
       fc.asyncProperty(
         chains,
         fc.array(fc.tuple(fc.nat(), fc.nat()), { minLength: 4, maxLength: 12 }),
-        async (specs, reads) => {
+        fc.boolean(),
+        async (specs, reads, passes) => {
           const layers = specs.map((spec, i) => madeLayer(i, spec.blocks, spec.cut, spec.slow));
           const disk = chainDisk({
             layers: layers.map(l => l.layer),
             id: 'test',
             sectorSize: 512,
-            cache: new UnitCache(5 * BLOCK),
+            cache: new UnitCache(5 * BLOCK, passes),
           });
           await Promise.all(
             reads.map(async ([a, b]) => {
-              const at = a % disk.size;
+              const at = b % 3 === 0 ? roundDown(a % disk.size, BLOCK) : a % disk.size;
               const into = new Uint8Array(Math.min(1 + (b % (4 * BLOCK)), disk.size - at)).fill(0xdb);
               await disk.read(into, at);
               const wrong = into.findIndex((byte, i) => byte !== expected(layers, at + i));
@@ -161,6 +163,21 @@ describe('a disk through its chain', () => {
     const disk = chainDisk({ layers: [made.layer], id: 'test', sectorSize: 512, cache: new UnitCache(BLOCK) });
     await Promise.all(Array.from({ length: 32 }, (_, i) => disk.read(new Uint8Array(100), i * 100)));
     expect(made.unpacked.get(0)).toBe(1);
+  });
+
+  test('units that are wanted whole go past a cache that says so; parts of them are kept all the same', async () => {
+    const made = madeLayer(0, ['packed', 'packed'], BLOCK + 100, false);
+    const cache = new UnitCache(4 * BLOCK, true);
+    const disk = chainDisk({ layers: [made.layer], id: 'test', sectorSize: 512, cache });
+    const into = new Uint8Array(BLOCK + 100);
+    for (let n = 0; n < 3; n++) {
+      await disk.read(into.fill(0), 0);
+      expect(into.findIndex((byte, i) => byte !== pattern(0, i))).toBe(-1);
+    }
+    expect([made.unpacked.get(0), made.unpacked.get(1)]).toEqual([3, 1]);
+    expect(cache.held).toBe(BLOCK);
+    for (let n = 0; n < 3; n++) await disk.read(into.subarray(0, 100), 50);
+    expect(made.unpacked.get(0)).toBe(4);
   });
 
   test('an error waits for the parts that are still on their way into the buffer', async () => {

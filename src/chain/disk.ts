@@ -31,9 +31,10 @@ export function chainDisk(spec: ChainSpec): Disk {
         return where.source.read(into, where.at);
       case 'packed': {
         const { unit, within } = where;
-        packed = true;
         const data = cache.peek(owners[number]!, unit);
         if (data !== undefined) return void into.set(data.subarray(within, within + into.length));
+        if (cache.passes && into.length === layer.blockSize) return layer.unpack(unit, into);
+        packed = true;
         const copy = (got: Uint8Array): void => into.set(got.subarray(within, within + into.length));
         return cache.fetch(owners[number]!, unit, layer.blockSize, out => layer.unpack(unit, out), copy);
       }

@@ -18,7 +18,8 @@ import { chainOf, indexLinks, type Link, type Links } from './order.ts';
 import type { BackupSet, Repository, RestorePoint } from './point.ts';
 import { filesOf, type Identified, identify, openWith, ownerOf, roomForEnds } from './scan.ts';
 
-const DEFAULT_CACHE = 64 * 2 ** 20;
+/** Bytes of decoded blocks that are kept where nobody says otherwise. */
+export const DEFAULT_CACHE = 64 * 2 ** 20;
 
 export interface RepositoryOptions {
   /** Decoded blocks of all chains, in bytes. */

@@ -1,7 +1,8 @@
 /** Opening a repository for a verb, with what is wrong with its files told on stderr. */
 import type { Keyring, Scratch, Store } from '../base/contracts.ts';
+import { UnitCache } from '../chain/cache.ts';
 import type { Repository } from '../chain/point.ts';
-import { openRepository } from '../chain/repository.ts';
+import { DEFAULT_CACHE, openRepository } from '../chain/repository.ts';
 import { openStore } from '../stores/open.ts';
 import { type ScratchArgs, verbScratch } from './scratch.ts';
 import { display } from './text.ts';
@@ -18,7 +19,8 @@ export async function openRepo(repo: string, keys: Keyring, context: Context, ar
   await using opening = new AsyncDisposableStack();
   const store = opening.use(await openStore(repo));
   const scratch = opening.use(verbScratch(repo, args, context));
-  const repository = opening.use(await openRepository(store, await context.adapters(), keys, { scratch }));
+  const cache = new UnitCache(DEFAULT_CACHE, true);
+  const repository = opening.use(await openRepository(store, await context.adapters(), keys, { scratch, cache }));
   for (const warning of repository.warnings) context.note(`bootmount: warning: ${display(warning)}`);
   const opened = opening.move();
   return { store, repository, scratch, [Symbol.asyncDispose]: () => opened.disposeAsync() };

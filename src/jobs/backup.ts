@@ -2,6 +2,7 @@
 import type { Bytes, Disk, LayerId, LayerWriter } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
+import { sharedBytes } from '../base/shared-bytes.ts';
 import { dataWindows, extentAt, inLanes, readSparse, type Watch, type Window } from './sparse.ts';
 
 export interface BackupSpec extends Watch {
@@ -66,7 +67,7 @@ async function copyDisk(
   const step = Math.max(1, Math.floor(WINDOW / spec.blockSize)) * spec.blockSize;
   const length = Math.min(step, source.size);
   const buffers = Array.from({ length: LANES }, () => new Uint8Array(length));
-  const theirs = Array.from({ length: parent === null ? 0 : LANES }, () => new Uint8Array(length));
+  const theirs = Array.from({ length: parent === null ? 0 : LANES }, () => sharedBytes(length));
   const windows = dataWindows(parent === null ? [source] : [source, parent], step, 0, source.size, spec.signal);
   await inLanes(
     windows,

@@ -1,6 +1,7 @@
 /** Restore over a disk that is there: only what differs is written, and all of it is read back. */
 import type { ByteFile, Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { sharedBytes } from '../base/shared-bytes.ts';
 import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
 
 export interface InPlaceSpec extends Watch {
@@ -43,7 +44,7 @@ export async function restoreInPlace(spec: InPlaceSpec): Promise<InPlaceResult> 
     });
   }
   const there = fileDisk(file, disk);
-  const buffers = Array.from({ length: LANES * 2 }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
+  const buffers = Array.from({ length: LANES * 2 }, () => sharedBytes(Math.min(WINDOW, disk.size)));
   let written = 0;
   await inLanes(
     dataWindows([disk, there], WINDOW, 0, disk.size, signal),

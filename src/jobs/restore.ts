@@ -2,6 +2,7 @@
 import type { ByteFile, Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
+import { sharedBytes } from '../base/shared-bytes.ts';
 import { CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
 import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
 import { writeBehind } from './write-behind.ts';
@@ -133,7 +134,7 @@ async function contentOf(
   read: (into: Stretch) => Promise<unknown>,
 ): Promise<string | null> {
   const check = new ContentCheck();
-  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
+  const buffers = Array.from({ length: LANES }, () => sharedBytes(Math.min(WINDOW, disk.size)));
   await inLanes(
     dataWindows([disk], WINDOW, 0, disk.size, signal),
     LANES,
@@ -220,7 +221,7 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
   let { done } = start;
   let written = 0;
   await checkpoint.now(done, content());
-  const buffers = Array.from({ length: LANES }, () => new Uint8Array(Math.min(WINDOW, disk.size)));
+  const buffers = Array.from({ length: LANES }, () => sharedBytes(Math.min(WINDOW, disk.size)));
   try {
     await inLanes(
       dataWindows([disk], WINDOW, done, disk.size, signal),

@@ -1,6 +1,7 @@
 /** Walking disks without touching what is known to be zero, with several windows under way and bounded memory. */
 import type { Bytes, Disk, Extent, Extents } from '../base/contracts.ts';
 import { roundDown } from '../base/range.ts';
+import { sharedBytes } from '../base/shared-bytes.ts';
 
 /** The extent at `at`; past the disk's end everything is zero. */
 export async function extentAt(disk: Extents, at: Bytes, limit: Bytes): Promise<Extent> {
@@ -105,7 +106,7 @@ export interface Watch {
 /** Offset of the first byte at which the disks differ; null when they are equal. The shorter one counts as continued by zeros. */
 export async function firstDifference(a: Disk, b: Disk, watch: Watch): Promise<Bytes | null> {
   const end = Math.max(a.size, b.size);
-  const buffers = Array.from({ length: COMPARE_LANES * 2 }, () => new Uint8Array(Math.min(COMPARE_WINDOW, end)));
+  const buffers = Array.from({ length: COMPARE_LANES * 2 }, () => sharedBytes(Math.min(COMPARE_WINDOW, end)));
   let difference: Bytes | null = null;
   const stop = new AbortController();
   const windows = dataWindows([a, b], COMPARE_WINDOW, 0, end, AbortSignal.any([watch.signal, stop.signal]));
