@@ -2,7 +2,9 @@
  * `npm run bench:backup`: backups, incrementals and restores of a half-empty disk beside qemu-img and restic, in interleaved
  * rounds; medians and ratios go to test/bench/RESULTS-backup.md. Needs qemu-img, restic and three times the disk's space.
  *
- *   npm run bench:backup -- [--gib 10] [--rounds 3] [--folder /tmp]
+ *   npm run bench:backup -- [--gib 10] [--rounds 3] [--folder /tmp] [--disks /tmp/disks]
+ *
+ * `--disks`: where the disk and its changed copy are, or are made and stay.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -21,12 +23,18 @@ const { values } = parseArgs({
     gib: { type: 'string', default: '10' },
     rounds: { type: 'string', default: '3' },
     folder: { type: 'string', default: os.tmpdir() },
+    disks: { type: 'string' },
   },
 });
 const size = Number(values.gib) * GIB;
 const rounds = Number(values.rounds);
 const folder = fs.mkdtempSync(path.join(values.folder, 'bootmount-bench-'));
 const at = (name: string): string => path.join(folder, name);
+const disks = path.resolve(values.disks ?? folder);
+const [disk, changed] = ['disk', 'changed'].map(name => path.join(disks, `${name}-${values.gib}.raw`)) as [
+  string,
+  string,
+];
 const env = { ...process.env, RESTIC_PASSWORD: 'bench', RESTIC_REPOSITORY: at('restic') };
 
 interface Cost {
@@ -35,10 +43,10 @@ interface Cost {
   readonly cpu: number;
 }
 
-/** Seconds that a command takes. What earlier ones left to write is written before. */
+/** Seconds that a command and a `sync` after it take. What earlier ones left to write is written before. */
 function measure(command: readonly string[]): Cost {
   execFileSync('sync');
-  const timed = 'TIMEFORMAT="%R %U %S"; time "$@" >/dev/null 2>"$0" </dev/null';
+  const timed = 'TIMEFORMAT="%R %U %S"; time { "$@" >/dev/null 2>"$0" </dev/null && sync; }';
   const [log, out] = [
     at('log'),
     execFileSync('bash', ['-c', `{ ${timed} || { cat "$0"; exit 1; }; } 2>&1`, at('log'), ...command], {
@@ -72,8 +80,8 @@ function ours(name: string, repo: string, ...options: string[]): Peer {
   return {
     name,
     ours: true,
-    full: bootmount('backup', at('disk.raw'), at(repo), '--set', 'bench', ...options, ...key),
-    incremental: bootmount('backup', at('changed.raw'), at(repo), '--set', 'bench', ...key),
+    full: bootmount('backup', disk, at(repo), '--set', 'bench', ...options, ...key),
+    incremental: bootmount('backup', changed, at(repo), '--set', 'bench', ...key),
     restore: bootmount('restore', 'bench@~0', at('out'), '--repo', at(repo), ...key),
     rest: repo,
   };
@@ -86,7 +94,7 @@ const peers: readonly Peer[] = [
   {
     name: 'qemu-img convert -c, zstd',
     ours: false,
-    full: qemu(...zstd, at('disk.raw'), at('a.qcow2')),
+    full: qemu(...zstd, disk, at('a.qcow2')),
     incremental: null,
     restore: qemu('-f', 'qcow2', '-O', 'raw', at('a.qcow2'), at('out')),
     rest: 'a.qcow2',
@@ -94,7 +102,7 @@ const peers: readonly Peer[] = [
   {
     name: 'the same with -W -m 16',
     ours: false,
-    full: qemu('-W', '-m', '16', ...zstd, at('disk.raw'), at('b.qcow2')),
+    full: qemu('-W', '-m', '16', ...zstd, disk, at('b.qcow2')),
     incremental: null,
     restore: qemu('-W', '-m', '16', '-f', 'qcow2', '-O', 'raw', at('b.qcow2'), at('out')),
     rest: 'b.qcow2',
@@ -102,8 +110,8 @@ const peers: readonly Peer[] = [
   {
     name: 'restic',
     ours: false,
-    full: restic('backup', at('disk.raw')),
-    incremental: restic('backup', at('changed.raw')),
+    full: restic('backup', disk),
+    incremental: restic('backup', changed),
     restore: restic('restore', 'latest', '--target', at('out')),
     rest: 'restic',
   },
@@ -138,8 +146,8 @@ function round(figures: Figures, stored: Map<string, number>): void {
 
 /** A restore that is quick and wrong would win. */
 function checkRestored(peer: Peer): void {
-  const out = fs.statSync(at('out')).isDirectory() ? path.join(at('out'), at('changed.raw')) : at('out');
-  execFileSync('cmp', [out, peer.incremental === null ? at('disk.raw') : at('changed.raw')]);
+  const out = fs.statSync(at('out')).isDirectory() ? path.join(at('out'), changed) : at('out');
+  execFileSync('cmp', [out, peer.incremental === null ? disk : changed]);
 }
 
 const middle = (numbers: readonly number[]): number =>
@@ -182,9 +190,11 @@ const version = (program: string, ...args: string[]): string =>
 
 try {
   fs.writeFileSync(at('key'), 'a key for the benchmark', { mode: 0o600 });
-  makeHalfEmptyDisk(at('disk.raw'), size);
-  execFileSync('cp', ['--sparse=always', at('disk.raw'), at('changed.raw')]);
-  changeDisk(at('changed.raw'), size, 0.01);
+  if (!fs.existsSync(disk) || !fs.existsSync(changed)) {
+    makeHalfEmptyDisk(disk, size);
+    execFileSync('cp', ['--sparse=always', disk, changed]);
+    changeDisk(changed, size, 0.01);
+  }
   const figures: Figures = new Map(peers.map(({ name }) => [name, new Map(JOBS.map(job => [job, []]))]));
   const stored = new Map<string, number>();
   const load: number[] = [];
@@ -195,7 +205,7 @@ try {
   const about = [
     `Linux ${os.release()}, ${os.cpus().length} × ${os.cpus()[0]?.model.trim()}, Node ${process.versions.node}; load of the last 15 minutes at the end of each round: ${load.map(n => n.toFixed(1)).join(', ')}`,
     `${version('qemu-img', '--version')}; ${version('restic', 'version')}`,
-    `A raw disk of ${values.gib} GiB, half of it holes; 64 KiB blocks, zstd level 3; medians of ${rounds} interleaved rounds. The disk is in the page cache as far as memory goes. restic always encrypts, qemu-img never does. Incremental: 1 % of the blocks changed; found by comparing, since nothing tracks them. Restore: to a raw file; bootmount reads back what it wrote, the others do not, and restic writes zeros in full.`,
+    `A raw disk of ${values.gib} GiB, half of it holes; 64 KiB blocks, zstd level 3; medians of ${rounds} interleaved rounds. The disk is in the page cache as far as memory goes. Each time includes a sync at the end; bootmount makes durable by itself. restic always encrypts, qemu-img never does. Incremental: 1 % of the blocks changed; found by comparing, since nothing tracks them. Restore: to a raw file; bootmount reads back what it wrote, the others do not, and restic writes zeros in full.`,
   ];
   fs.writeFileSync(
     RESULTS,

@@ -2,7 +2,9 @@
  * `npm run bench:scale`: a 1 TiB disk with a thousand incrementals beside the same disk with one point, and one of 16 TiB,
  * read through a mount. Figures go to test/bench/RESULTS-scale.md. Needs root and /dev/fuse, and some 500 MB of space.
  *
- *   npm run bench:scale -- [--layers 1000] [--folder /tmp]
+ *   npm run bench:scale -- [--layers 1000] [--folder /tmp] [--repos /tmp/repos]
+ *
+ * `--repos`: where the repositories are, or are made and stay.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -25,7 +27,11 @@ const CHANGED = 8;
 const READS = 2000;
 
 const { values } = parseArgs({
-  options: { layers: { type: 'string', default: '1000' }, folder: { type: 'string', default: os.tmpdir() } },
+  options: {
+    layers: { type: 'string', default: '1000' },
+    folder: { type: 'string', default: os.tmpdir() },
+    repos: { type: 'string' },
+  },
 });
 const folder = fs.mkdtempSync(path.join(values.folder, 'bootmount-scale-'));
 const NO_KEYS: Keyring = { secrets: async () => [] };
@@ -130,15 +136,15 @@ try {
   const rows: string[] = [];
   let base = 0;
   for (const [i, subject] of subjects.entries()) {
-    const repo = path.join(folder, `repo-${i}`);
-    await makeChain(repo, subject.size, subject.layers);
+    const repo = path.join(values.repos ?? folder, `${subject.size / TIB}-tib-${subject.layers}`);
+    if (!fs.existsSync(repo)) await makeChain(repo, subject.size, subject.layers);
     const { first, latency, resident } = measure(repo, subject.size);
     if (i % 2 === 0) base = latency;
     rows.push(
       `| ${subject.name} | ${first.toFixed(2)} | ${resident.toFixed(0)} | ${latency.toFixed(0)} | ${(latency / base).toFixed(2)} |`,
     );
     process.stderr.write(`${rows.at(-1)}\n`);
-    fs.rmSync(repo, { recursive: true });
+    if (values.repos === undefined) fs.rmSync(repo, { recursive: true });
   }
   const load = os
     .loadavg()
