@@ -91,6 +91,7 @@ export function misses({ rw, bs, depth, once }: Job, file: string): string | nul
         '--verify=crc32c',
         '--verify_fatal=1',
         '--do_verify=1',
+        '--verify_state_save=0',
         `--loops=${depth === 1 ? 1 : 4}`,
       ],
     ],
