@@ -2,7 +2,7 @@
 import type { Volume } from '../../src/base/assemble.ts';
 import type { ByteSource, Bytes, Scratch, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { PACKINGS, type Packing, packedHead, unpackedSource } from '../../src/base/packing/packing.ts';
+import { PACKINGS, type Packing, packedHead, unpackedSource, unpacking } from '../../src/base/packing/packing.ts';
 import { checkPieces, type Folder, type Stream, streamSource } from './folder.ts';
 import { HEADER_1, hasMagic, type ImageHeader, parseHeader } from './structs.ts';
 import { verifyVolume } from './verify.ts';
@@ -99,18 +99,24 @@ export async function packedVolume(
   const most = header === null ? room : longest(header);
   if (most === null) throw refused();
   let plain: Promise<ByteSource> | null = null;
-  const open = (): Promise<ByteSource> => {
-    plain ??= unpackedSource(source, packing, most, scratch).catch((error: unknown) => {
+  const once = (opening: () => Promise<ByteSource>): Promise<ByteSource> => {
+    plain ??= opening().catch((error: unknown) => {
       plain = null;
       throw error;
     });
     return plain;
   };
+  const whole = (): Promise<ByteSource> => unpackedSource(source, packing, most, scratch);
+  const doubt = header === null ? null : unchecked(header);
+  // What has checksums of its own is read while the rest is coming. Where checksums lie in version 0001, its length tells.
+  const open =
+    header !== null && header.version === '0002' && doubt === null
+      ? async () => scratch.growing(await unpacking(source, packing, most))
+      : whole;
   const volumeIn = async () => {
-    const file = await open();
+    const file = await once(open);
     return header === null ? rawVolume(file) : partcloneVolume(file, header);
   };
-  const doubt = header === null ? null : unchecked(header);
   return {
     volume: laterVolume(header === null ? { blockSize: 4096, units: 0 } : unitsOf(header), volumeIn),
     size: header?.size ?? null,
@@ -118,9 +124,9 @@ export async function packedVolume(
     header,
     warnings: doubt === null ? [] : [`${source.name}: ${doubt}`],
     async verify(run, disk) {
-      const file = await open();
+      await using file = await whole();
       if (header === null) return { checked: 0, bytes: 0 };
-      return verifyVolume(partcloneVolume(file, header), run, disk);
+      return await verifyVolume(partcloneVolume(file, header), run, disk);
     },
     async [Symbol.asyncDispose]() {
       await (await plain?.catch(() => null))?.[Symbol.asyncDispose]();

@@ -77,8 +77,15 @@ export interface Unpacking {
   readonly packed: Bytes;
   /** More than this never comes out of a sound file; null where nothing says. */
   readonly most: Bytes | null;
-  /** What comes out, part by part; `reached` is told how much of the compressed file was read. */
-  content(reached: (packed: Bytes) => void): AsyncIterable<Uint8Array>;
+  /** What comes out, part by part, from the start of the file or from a `restart` on. */
+  content(told: UnpackingTold, from: Bytes): AsyncIterable<Uint8Array>;
+}
+
+export interface UnpackingTold {
+  /** How much of the compressed file was read. */
+  reached(packed: Bytes): void;
+  /** What comes next can be had by itself: `content` from this place of the compressed file on gives it. */
+  restart(packed: Bytes): void;
 }
 
 /** Room for what has no random access: compressed files are unpacked into it when they are first read, once. */
@@ -88,6 +95,12 @@ export interface Scratch {
    * than `most` comes out, 'no-space' when the room does not suffice.
    */
   unpacked(what: Unpacking): Promise<ByteSource>;
+  /**
+   * The unpacked file while it is coming: reads of what is there are served, others wait, and errors of the run are
+   * theirs. `size` is `most` (2^53 - 1 for null) until all is there. Only for content with checksums of its own: those of
+   * the compressed file are known to hold at the end.
+   */
+  growing(what: Unpacking): ByteSource;
 }
 
 // ── layer: one disk in one image of a chain ──────────────────────────────────

@@ -87,7 +87,7 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
         warnings: [...judged.warnings, ...refused.map(c => `clone ${c.name} is not served: ${c.reason}`)],
       },
       makeClone,
-      working: () => cache.ahead > 0,
+      working: () => cache.ahead > 0 || scratch.working(),
       status: () => ({
         clones: clones.list(),
         cache: { held: cache.held, budget: cache.budget, hits: cache.hits, misses: cache.misses },

@@ -1,24 +1,15 @@
 /**
- * Scratch space in a local folder. A compressed file is unpacked under a name that says who writes it, and renamed when
- * all of it is there: what a program that was killed left behind is known for what it is, and removed.
+ * Scratch space in a local folder. A compressed file is unpacked under a name that says who writes it and how far that has
+ * come, and renamed when all of it is there. What a program that was killed left behind is gone on with.
  */
-import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import type { ByteSource, Bytes, Scratch, Unpacking } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import {
-  makeFolder,
-  namesIn,
-  openFileNow,
-  pidNamespace,
-  removeFile,
-  renameFile,
-  spaceNow,
-  startOf,
-} from '../base/files.ts';
-import { type LocalFile, openFile } from '../base/io.ts';
-import { isZero } from '../base/range.ts';
+import { makeFolder, namesIn, removeFile, renameFile, spaceNow } from '../base/files.ts';
+import { openFile } from '../base/io.ts';
+import { isAbandoned, isPartial, isResumable, type Kept, keptOf } from './partial.ts';
+import { UnpackRun } from './unpack-run.ts';
 
 export interface ScratchSpec {
   /** Made when something is unpacked first. */
@@ -42,49 +33,40 @@ export interface Unpacked {
 export interface LocalScratch extends Scratch, AsyncDisposable {
   /** What is being unpacked now. */
   running(): readonly Unpacked[];
+  /** Whether anything is: then the event loop has to turn, also while nobody waits for it. */
+  working(): boolean;
 }
 
 /** Left free for the rest of the system. */
 const RESERVE: Bytes = 2 ** 30;
-/** The room is looked at again after so much. */
-const STEP: Bytes = 64 * 2 ** 20;
-/** Zeros of this length become holes. */
-const HOLE: Bytes = 65_536;
 const DONE = '.unpacked';
-const PART = '.part';
 
 const mib = (bytes: Bytes): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-const digits = (text: string): string => text.replaceAll(/\D/g, '');
-
-/** `<key>.<namespace>-<pid>-<start>.part`. */
-const ownName = (key: string): string =>
-  `${key}.${digits(pidNamespace())}-${process.pid}-${startOf(process.pid) ?? 0}${PART}`;
-
-/** Whether nobody writes it any more; one of another pid namespace may still be written. */
-function isAbandoned(name: string): boolean {
-  const [, namespace, pid, start] = /\.(\d+)-(\d+)-(\d+)\.part$/.exec(name) ?? [];
-  return namespace === digits(pidNamespace()) && startOf(Number(pid)) !== start;
-}
 
 const allocated = (file: string): Bytes => (fs.statSync(file, { throwIfNoEntry: false })?.blocks ?? 0) * 512;
 
+/** A run, and the end of it. */
+interface Coming {
+  readonly run: UnpackRun;
+  readonly ended: Promise<void>;
+}
+
 export function localScratch(spec: ScratchSpec): LocalScratch {
   const { folder } = spec;
-  const coming = new Map<string, Promise<void>>();
+  const coming = new Map<string, Coming>();
   const running = new Map<string, Unpacked>();
   /** Files that this program made, or reads. */
   const used = new Set<string>();
   const made = new Set<string>();
+  /** Of runs that failed because the compressed file could not be read. */
+  const failed = new Set<string>();
   const full = (name: string): string => path.join(folder, name);
-
-  const removeAbandoned = (): void => {
-    for (const name of namesIn(folder)) if (name.endsWith(PART) && isAbandoned(name)) removeFile(full(name));
-  };
+  const isLeft = (name: string): boolean => isPartial(name) && (isAbandoned(name) || failed.has(name));
 
   /** Bytes that may still be written; what has not been used for longest makes room first. */
   const room = (wanted: Bytes): Bytes => {
     const old = namesIn(folder)
-      .filter(name => name.endsWith(DONE) && !used.has(name))
+      .filter(name => (name.endsWith(DONE) && !used.has(name)) || isLeft(name))
       .map(name => ({ name, time: fs.statSync(full(name), { throwIfNoEntry: false })?.mtimeMs ?? 0 }))
       .toSorted((a, b) => b.time - a.time);
     for (;;) {
@@ -104,50 +86,49 @@ export function localScratch(spec: ScratchSpec): LocalScratch {
     return new ImageError('no-space', message, { file: name }, { hint: spec.hint });
   };
 
-  const writeAll = async (what: Unpacking, file: LocalFile): Promise<void> => {
-    let at = 0;
-    let checked = 0;
-    const step = Math.min(STEP, what.most ?? STEP);
-    const reached = (done: Bytes): void => {
-      running.set(what.version, { name: what.name, done, total: what.packed });
-      spec.progress?.(what.name, done, what.packed);
-    };
-    if (room(what.packed) < what.packed) throw tooSmall(what, 0);
-    for await (const part of what.content(reached)) {
-      if (what.most !== null && at + part.length > what.most) {
-        const message = `more comes out than the ${what.most} bytes that it can hold`;
-        throw new ImageError('corrupt', message, { file: what.name });
-      }
-      if (at + part.length > checked) {
-        if (room(step) < step) throw tooSmall(what, at);
-        checked = at + part.length + step;
-      }
-      for (let done = 0; done < part.length; done += HOLE) {
-        const piece = part.subarray(done, done + HOLE);
-        if (!isZero(piece)) file.write(piece, at + done);
-      }
-      at += part.length;
+  /** What an earlier run left that had come furthest; what nobody can go on with is removed. */
+  const leftOf = (key: string): { readonly name: string; readonly kept: Kept } | null => {
+    let best: { readonly name: string; readonly kept: Kept } | null = null;
+    for (const name of namesIn(folder).filter(isLeft)) {
+      const kept = keptOf(name, key);
+      if (kept !== null && (best === null || kept.plain > best.kept.plain)) best = { name, kept };
+      else if (kept === null && !isResumable(name)) removeFile(full(name));
     }
-    await file.truncate(at);
-    await file.sync();
+    return best;
   };
 
-  const unpack = async (what: Unpacking, name: string): Promise<void> => {
+  const start = (what: Unpacking, key: string): Coming => {
     makeFolder(folder);
-    removeAbandoned();
-    const partial = full(ownName(`${name}-${randomUUID().slice(0, 8)}`));
-    const file = openFileNow(partial, 'create', what.name);
-    try {
-      await writeAll(what, file);
-      renameFile(partial, full(name));
-      made.add(name);
-    } catch (error) {
-      removeFile(partial);
-      throw error;
-    } finally {
-      running.delete(what.version);
-      await file[Symbol.asyncDispose]();
-    }
+    const run = new UnpackRun(what, {
+      folder,
+      key,
+      found: leftOf(key),
+      reached(done) {
+        running.set(what.version, { name: what.name, done, total: what.packed });
+        spec.progress?.(what.name, done, what.packed);
+      },
+      needs(bytes, written) {
+        if (room(bytes) < bytes) throw tooSmall(what, written);
+      },
+    });
+    const finish = async (): Promise<void> => {
+      try {
+        await run.writeAll();
+        renameFile(run.file, full(key + DONE));
+        made.add(key + DONE);
+      } catch (error) {
+        failed.add(path.basename(run.file));
+        throw error;
+      } finally {
+        running.delete(what.version);
+        coming.delete(key);
+      }
+    };
+    const ended = finish();
+    ended.catch(() => {});
+    const begun = { run, ended };
+    coming.set(key, begun);
+    return begun;
   };
 
   const openDone = async (name: string, shown: string): Promise<ByteSource | null> => {
@@ -163,18 +144,48 @@ export function localScratch(spec: ScratchSpec): LocalScratch {
     }
   };
 
+  const keyOf = ({ version }: Unpacking): string => version.slice(0, 40);
+
+  const unpacked = async (what: Unpacking): Promise<ByteSource> => {
+    const key = keyOf(what);
+    for (;;) {
+      const source = await openDone(key + DONE, what.name);
+      if (source !== null) return source;
+      await (coming.get(key) ?? start(what, key)).ended;
+    }
+  };
+
+  const growing = (what: Unpacking): ByteSource => {
+    const key = keyOf(what);
+    let done: ByteSource | null = null;
+    const readComing = async (into: Uint8Array, at: Bytes): Promise<void> => {
+      const end = at + into.length;
+      let now = coming.get(key);
+      if (now === undefined) {
+        done ??= await openDone(key + DONE, what.name);
+        if (done !== null) return await done.read(into, at);
+        now = coming.get(key) ?? start(what, key);
+      }
+      if (!now.run.has(end)) await Promise.race([now.run.reaches(end), now.ended]);
+      return now.run.has(end) && coming.get(key) === now ? now.run.read(into, at) : readComing(into, at);
+    };
+    return {
+      name: what.name,
+      get size() {
+        return done?.size ?? what.most ?? Number.MAX_SAFE_INTEGER;
+      },
+      read: (into, at) => (done === null ? readComing(into, at) : done.read(into, at)),
+      async [Symbol.asyncDispose]() {
+        await done?.[Symbol.asyncDispose]();
+      },
+    };
+  };
+
   return {
     running: () => [...running.values()],
-    async unpacked(what) {
-      const name = `${what.version.slice(0, 40)}${DONE}`;
-      for (;;) {
-        const source = await openDone(name, what.name);
-        if (source !== null) return source;
-        const run = coming.get(name) ?? unpack(what, name).finally(() => coming.delete(name));
-        coming.set(name, run);
-        await run;
-      }
-    },
+    working: () => coming.size > 0,
+    unpacked,
+    growing,
     async [Symbol.asyncDispose]() {
       if (!spec.keep) for (const name of made) removeFile(full(name));
     },

@@ -238,16 +238,23 @@ async function* frameContent(file: PlacedFrame): AsyncGenerator<Uint8Array, Byte
   }
 }
 
-/** What an LZ4 file of one frame or several holds. 'corrupt' where it makes no sense. */
-export async function* lz4Content(source: ByteSource): AsyncGenerator<Uint8Array> {
-  let at = 0;
+/** What an LZ4 file of one frame or several holds, from the start or a frame on. 'corrupt' where it makes no sense. */
+export async function* lz4Content(
+  source: ByteSource,
+  from: Bytes = 0,
+  restart: (packed: Bytes) => void = () => {},
+): AsyncGenerator<Uint8Array> {
+  let at = from;
   try {
     while (at < source.size) {
       const word = new Uint8Array(Math.min(8, source.size - at));
       await source.read(word, at);
       if (word.length < 8) bad('it is cut off');
       if (Math.floor(viewOf(word).getUint32(0, true) / 16) === SKIPPABLE) at += 8 + viewOf(word).getUint32(4, true);
-      else at = yield* frameContent({ source, at, length: source.size - at, content: 0 });
+      else {
+        restart(at);
+        at = yield* frameContent({ source, at, length: source.size - at, content: 0 });
+      }
     }
     if (at !== source.size || at === 0) bad('it is cut off');
   } catch (cause) {

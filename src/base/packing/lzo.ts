@@ -111,11 +111,15 @@ async function readHeader(source: ByteSource): Promise<Header> {
   return { flags, end: 33 + 1 + head[33]! + 4 };
 }
 
-/** What an lzop file holds, block by block, each checked against its checksums. */
-export async function* lzopContent(source: ByteSource): AsyncGenerator<Uint8Array> {
+/** What an lzop file holds, block by block from the start or a block on, each checked against its checksums. */
+export async function* lzopContent(
+  source: ByteSource,
+  from: Bytes = 0,
+  restart: (packed: Bytes) => void = () => {},
+): AsyncGenerator<Uint8Array> {
   const { flags, end } = await readHeader(source);
   const field = new Uint8Array(4);
-  let at = end;
+  let at = Math.max(from, end);
   const number = async (): Promise<number> => {
     await source.read(field, at);
     at += 4;
@@ -125,6 +129,7 @@ export async function* lzopContent(source: ByteSource): AsyncGenerator<Uint8Arra
     throw new ImageError('corrupt', `the lzop file is damaged: ${why}`, { file: source.name, at }, { cause });
   };
   for (;;) {
+    restart(at);
     const length = await number();
     if (length === 0) return;
     const packedLength = await number();

@@ -110,3 +110,25 @@ test('a program is ended when nobody wants more of it', async () => {
   }
   expect(length).toBeGreaterThan(100_000);
 });
+
+// Blocks of lzop, frames of the others.
+test.each(PROGRAMS.filter(([ending]) => ['lzo', 'zst', 'lz4'].includes(ending)))(
+  '%s: %s %j, begun anew',
+  async (...made) => {
+    const [ending, program, args] = made;
+    if (missing([program]) !== null) return;
+    const parts = ending === 'lzo' ? [CONTENT] : [CONTENT.subarray(0, 500_000), CONTENT.subarray(500_000)];
+    const packed = Buffer.concat(parts.map(part => pack(program, args, part)));
+    const source = memorySource('x', packed);
+    const restarts: (readonly [packed: number, plain: number])[] = [];
+    let plain = 0;
+    for await (const part of PACKINGS[ending].content(source, 0, at => restarts.push([at, plain])))
+      plain += part.length;
+    expect(restarts.length).toBeGreaterThan(1);
+    for (const [at, from] of restarts) {
+      const rest: Buffer[] = [];
+      for await (const part of PACKINGS[ending].content(source, at)) rest.push(Buffer.from(part));
+      expect(Buffer.concat(rest).equals(CONTENT.subarray(from)), `from ${at}`).toBe(true);
+    }
+  },
+);

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { pipeline, Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
-import type { ByteSource, Bytes, Scratch } from '../contracts.ts';
+import type { ByteSource, Bytes, Scratch, Unpacking } from '../contracts.ts';
 import { LZ4_MAGIC, lz4Content } from './lz4.ts';
 import { LZOP_MAGIC, lzopContent } from './lzo.ts';
 import { type Program, programContent } from './program.ts';
@@ -16,8 +16,11 @@ export interface Packing {
   readonly magic: readonly number[] | null;
   /** What a person can unpack it with, from standard input to standard output. */
   readonly command: string;
-  /** What the file holds, part by part. 'corrupt' where it is damaged or cut off, 'unsupported' for what cannot be read. */
-  content(source: ByteSource): AsyncIterable<Uint8Array>;
+  /**
+   * What the file holds, part by part, from its start or from a place that `restart` was told. 'corrupt' where it is
+   * damaged or cut off, 'unsupported' for what cannot be read.
+   */
+  content(source: ByteSource, from?: Bytes, restart?: (packed: Bytes) => void): AsyncIterable<Uint8Array>;
 }
 
 function gunzipped(source: ByteSource): AsyncIterable<Uint8Array> {
@@ -88,19 +91,14 @@ async function versionOf(source: ByteSource, { name }: Packing): Promise<string>
   return hash.digest('hex');
 }
 
-/** The unpacked file in the scratch space; unpacked there when no earlier run has. `most`: as in `Unpacking`. */
-export async function unpackedSource(
-  source: ByteSource,
-  packing: Packing,
-  most: Bytes | null,
-  scratch: Scratch,
-): Promise<ByteSource> {
-  return scratch.unpacked({
+/** What is to be unpacked into scratch space. `most`: as in `Unpacking`. */
+export async function unpacking(source: ByteSource, packing: Packing, most: Bytes | null): Promise<Unpacking> {
+  return {
     name: source.name,
     version: await versionOf(source, packing),
     packed: source.size,
     most,
-    content: reached => {
+    content: ({ reached, restart }, from) => {
       let end = 0;
       const watched: ByteSource = {
         name: source.name,
@@ -112,7 +110,15 @@ export async function unpackedSource(
         },
         [Symbol.asyncDispose]: async () => {},
       };
-      return packing.content(watched);
+      return packing.content(watched, from, restart);
     },
-  });
+  };
 }
+
+/** The unpacked file in the scratch space; unpacked there when no earlier run has. */
+export const unpackedSource = async (
+  source: ByteSource,
+  packing: Packing,
+  most: Bytes | null,
+  scratch: Scratch,
+): Promise<ByteSource> => scratch.unpacked(await unpacking(source, packing, most));

@@ -72,10 +72,17 @@ async function* frameAt(
   ended(at);
 }
 
-/** What the file holds. 'corrupt' where it is damaged, cut off, or has something else than frames behind a frame. */
-export async function* zstdContent(source: ByteSource): AsyncGenerator<Uint8Array> {
+/**
+ * What the file holds, from the start or a frame on. 'corrupt' where it is damaged, cut off, or has something else than
+ * frames behind a frame.
+ */
+export async function* zstdContent(
+  source: ByteSource,
+  from: Bytes = 0,
+  restart: (packed: Bytes) => void = () => {},
+): AsyncGenerator<Uint8Array> {
   const read = windowOf(source);
-  for (let at = 0, frames = 0; at < source.size || frames === 0; ) {
+  for (let at = from, frames = 0; at < source.size || frames === 0; ) {
     const word = viewOf(await read(at, 4)).getUint32(0, true);
     if (Math.floor(word / 16) === SKIPPABLE) {
       at += 8 + viewOf(await read(at, 8)).getUint32(4, true);
@@ -83,6 +90,7 @@ export async function* zstdContent(source: ByteSource): AsyncGenerator<Uint8Arra
     }
     if (word !== MAGIC) throw damaged('what follows a frame is none', source, at);
     const start = at;
+    restart(start);
     const decoder = createZstdDecompress();
     const parts = frameAt(source, read, start, end => {
       at = end;
