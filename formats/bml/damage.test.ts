@@ -1,14 +1,12 @@
 /** Every byte of a small repository flipped, every cut, swaps and replays: noticed, or the right bytes. */
 import zlib from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { crc32c } from '../../src/base/checksum.ts';
 import type { Problem, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
-import { headerFits } from './record.ts';
+import { type RawRecord, recordsOf, sealChecksums } from './raw-records.ts';
 import { FIRST_RECORD, KEY_AREAS, PAGE, RECORD_HEADER, SLOTS, sealCrc } from './structs.ts';
 
 const BLOCK = 4096;
@@ -152,7 +150,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
   });
 
   test('level 2 finds swapped blocks and another version of a block without the key', async () => {
-    const [a, b] = dataRecords(repo.files[FULL]!) as [Found, Found];
+    const [a, b] = dataRecords(repo.files[FULL]!) as [RawRecord, RawRecord];
     const swapped = damaged(FULL, bytes => {
       const one = bytes.slice(a.at, a.at + a.length);
       bytes.set(bytes.slice(b.at, b.at + b.length), a.at);
@@ -167,7 +165,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     if (secret === null) return;
     const older = damaged(FULL, bytes => {
       bytes[a.at + a.length - 16]! ^= 1;
-      resealBody(bytes.subarray(a.at, a.at + a.length));
+      sealChecksums(bytes.subarray(a.at, a.at + a.length));
     });
     expect((await problemsOf(older, FULL, null, 1)).found).toEqual([]);
     expect((await problemsOf(older, FULL, null, 2)).found).toMatchObject([
@@ -177,10 +175,10 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
 
   test('level 2 knows the record of the writer', async () => {
     const files = damaged(FULL, bytes => {
-      const [session] = recordsOf(bytes, 3);
+      const session = recordsOf(bytes).find(({ kind }) => kind === 3);
       const record = bytes.subarray(session!.at, session!.at + session!.length);
       record[RECORD_HEADER + 40]! ^= 1;
-      resealBody(record);
+      sealChecksums(record);
     });
     expect((await problemsOf(files, FULL, null, 1)).found).toEqual([]);
     expect((await problemsOf(files, FULL, null, 2)).found).toMatchObject([{ offset: FIRST_RECORD }]);
@@ -195,7 +193,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     const files = damaged(FULL, bytes => {
       const forged = bytes.slice(b.at, b.at + b.length);
       forged.set(bytes.subarray(a.at + 16, a.at + 24), 16);
-      reseal(forged);
+      sealChecksums(forged);
       bytes.set(forged, a.at);
     });
     expect(await readChild(repo, files, secret, FULL)).toBe('refused');
@@ -203,7 +201,8 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
 
   test('a node with sound checksums that its parent does not know is refused', async () => {
     const forge = (bytes: Uint8Array): void => {
-      for (const { at, length } of recordsOf(bytes, 2)) {
+      for (const { kind, at, length } of recordsOf(bytes)) {
+        if (kind !== 2) continue;
         const record = bytes.subarray(at, at + length);
         if (record[5] !== 1 || record[23] !== 1) continue;
         // The node is replaced by an empty one: holes where data were.
@@ -211,8 +210,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
         const view = viewOf(record);
         view.setUint32(32, empty.length, true);
         record.set(empty, RECORD_HEADER);
-        view.setUint32(40, crc32c(record.subarray(RECORD_HEADER, RECORD_HEADER + empty.length)), true);
-        reseal(record);
+        sealChecksums(record.subarray(0, RECORD_HEADER + empty.length));
       }
     };
     expect(await readChild(repo, damaged(FULL, forge), secret, FULL)).toBe('refused');
@@ -301,49 +299,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
   afterAll(() => expect(repo.store.bytes(FULL)).toEqual(repo.files[FULL]));
 });
 
-interface Found {
-  readonly at: number;
-  readonly length: number;
-}
-
-const dataRecords = (bytes: Uint8Array): Found[] => recordsOf(bytes, 1);
-
-function recordsOf(bytes: Uint8Array, kind: number): Found[] {
-  const found: Found[] = [];
-  for (let at = FIRST_RECORD; at + RECORD_HEADER < bytes.length; ) {
-    const header = bytes.subarray(at, at + RECORD_HEADER);
-    if (Buffer.from(header.subarray(0, 4)).toString() !== 'BREC' || !headerFits(header)) {
-      at += 64;
-      continue;
-    }
-    const view = viewOf(header);
-    const length = RECORD_HEADER + view.getUint32(32, true) + ((header[12]! & 1) === 1 ? 16 : 0);
-    if (header[4] === kind) found.push({ at, length });
-    at += roundUp(length, 64);
-  }
-  return found;
-}
-
-/** Makes the checksums of a record right again after a change of its body. */
-function resealBody(record: Uint8Array): void {
-  viewOf(record).setUint32(40, crc32c(record.subarray(RECORD_HEADER)), true);
-  reseal(record);
-}
-
-function reseal(record: Uint8Array): void {
-  const header = record.subarray(0, RECORD_HEADER);
-  sealCrcWithField(header);
-}
-
-/** The header's CRC counts its own field as zero. */
-function sealCrcWithField(header: Uint8Array): void {
-  const copy = header.slice();
-  copy.fill(0, 44);
-  const padded = new Uint8Array(RECORD_HEADER + 4);
-  padded.set(copy);
-  sealCrc(padded);
-  header.set(padded.subarray(RECORD_HEADER), 44);
-}
+const dataRecords = (bytes: Uint8Array): readonly RawRecord[] => recordsOf(bytes).filter(({ kind }) => kind === 1);
 
 test('an older point put back under a newer one, with the same layer id, is noticed without the key', async () => {
   const store = memoryStore();

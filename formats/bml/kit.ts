@@ -20,6 +20,7 @@ export interface LayerTest {
   readonly secret?: Uint8Array | null;
   readonly compression?: number;
   readonly openNodes?: number;
+  readonly derivations?: readonly Derivation[];
 }
 
 export function specOf(test: LayerTest): LayerSpec {
@@ -45,8 +46,8 @@ export async function writeLayer(
   test: LayerTest,
   writes: Iterable<Write>,
 ): Promise<string> {
-  const { openNodes } = test;
-  const options = { derivations: CHEAP, ...(openNodes === undefined ? {} : { openNodes }) };
+  const { openNodes, derivations = CHEAP } = test;
+  const options = { derivations, ...(openNodes === undefined ? {} : { openNodes }) };
   await using writer = await createBml(name, store, specOf(test), options);
   for (const [disk, block, state] of writes) await writer.write(disk, block, state);
   return await writer.commit();
