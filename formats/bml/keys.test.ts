@@ -3,10 +3,11 @@ import crypto from 'node:crypto';
 import { describe, expect, test, vi } from 'vitest';
 import { viewOf } from '../../src/base/struct.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
+import { associatedData, COUNTER, GCM_TAG, type Place, sealInto, unsealNow } from './crypto.ts';
 import { bml } from './index.ts';
 import { buildKeyArea, hasArgon2, unlock, usualDerivations } from './keys.ts';
 import { keyring, layerOf, openLayer, pattern, readAll, SECRET, specOf, type Write, writeLayer } from './kit.ts';
-import { KEY_AREA_SIZE, KEY_AREAS, sealCrc } from './structs.ts';
+import { ENCRYPTED, KEY_AREA_SIZE, KEY_AREAS, SHORT, sealCrc } from './structs.ts';
 
 const WRONG = Buffer.from('wrong');
 const writes: readonly Write[] = [
@@ -164,4 +165,39 @@ test('no key and nonce are used twice, over rewrites, aborts and branches', asyn
   expect(calls).toBe(200);
   expect(seen.size).toBe(calls);
   expect(keys.size).toBe(5);
+});
+
+test('a sealed block opens as what it was sealed as, and as nothing else', () => {
+  const key = crypto.createSecretKey(new Uint8Array(32).fill(5));
+  const place: Place = {
+    setId: new Uint8Array(16).fill(1),
+    layer: new Uint8Array(16).fill(2),
+    kind: 'data',
+    disk: 3,
+    index: 2 ** 33 + 4,
+    level: 0,
+  };
+  const sealed = new Uint8Array(COUNTER + 100 + GCM_TAG);
+  sealInto(sealed, key, 6, associatedData(place, 1, 4096, ENCRYPTED), pattern(100, 1));
+  const others: readonly (readonly [string, Uint8Array<ArrayBuffer>])[] = [
+    ['set', associatedData({ ...place, setId: new Uint8Array(16) }, 1, 4096, ENCRYPTED)],
+    ['layer', associatedData({ ...place, layer: new Uint8Array(16) }, 1, 4096, ENCRYPTED)],
+    ['kind', associatedData({ ...place, kind: 'node' }, 1, 4096, ENCRYPTED)],
+    ['disk', associatedData({ ...place, disk: 4 }, 1, 4096, ENCRYPTED)],
+    ['block', associatedData({ ...place, index: 2 ** 33 + 5 }, 1, 4096, ENCRYPTED)],
+    ['block, high part', associatedData({ ...place, index: 4 }, 1, 4096, ENCRYPTED)],
+    ['level', associatedData({ ...place, level: 1 }, 1, 4096, ENCRYPTED)],
+    ['codec', associatedData(place, 0, 4096, ENCRYPTED)],
+    ['plain length', associatedData(place, 1, 4095, ENCRYPTED)],
+    ['flags', associatedData(place, 1, 4096, ENCRYPTED | SHORT)],
+  ];
+  const opens = (aad: Uint8Array<ArrayBuffer>): boolean =>
+    unsealNow(key, sealed.subarray(0, COUNTER), aad, sealed.subarray(COUNTER)) !== null;
+  expect(opens(associatedData(place, 1, 4096, ENCRYPTED))).toBe(true);
+  expect(others.filter(([, aad]) => opens(aad)).map(([what]) => what)).toEqual([]);
+  // Control: were the block not in it, the record of one would open as that of another.
+  const without = (index: number): Uint8Array<ArrayBuffer> =>
+    associatedData({ ...place, index }, 1, 4096, ENCRYPTED).fill(0, 40, 48);
+  sealInto(sealed, key, 7, without(1), pattern(100, 1));
+  expect(opens(without(2))).toBe(true);
 });

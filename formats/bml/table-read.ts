@@ -1,5 +1,6 @@
 /** The layer table of a commit: looked over when a file is opened, read when the first block is asked for. */
 import { ImageError } from '../../src/base/errors.ts';
+import { isZero } from '../../src/base/range.ts';
 import { type PlacedCommit, readCommit } from './commit.ts';
 import type { SetKeys } from './crypto.ts';
 import type { LayerFiles } from './layer-files.ts';
@@ -32,7 +33,18 @@ async function readBody(file: SetFile, commit: PlacedCommit, into: Uint8Array): 
   if (!sameBytes(body.subarray(own, own + commit.layer.length), commit.layer)) {
     throw corrupt('layer table: the commit names another layer as its own', file.name, tableAt);
   }
+  checkParent(body, file, commit);
   return body;
+}
+
+/** A table has the lines of the parent's in front of its own: so no point is made on itself. */
+function checkParent(body: Uint8Array, file: SetFile, { parent, ownLine, at }: PlacedCommit): void {
+  if (isZero(parent)) return;
+  for (let line = ownLine - 1; line >= 0; line--) {
+    const id = body.subarray(line * tableLine.size, line * tableLine.size + parent.length);
+    if (sameBytes(id, parent)) return;
+  }
+  throw corrupt('commit: its parent is not among the layers before it', file.name, at);
 }
 
 /** The layer table of a commit, checked against the digest that the commit holds. */

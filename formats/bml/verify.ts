@@ -28,7 +28,7 @@ import {
   sessionRecord,
 } from './structs.ts';
 import type { Line } from './table.ts';
-import { readTable } from './table-read.ts';
+import { checkTable, readTable } from './table-read.ts';
 
 interface Check extends Opened {
   readonly run: VerifyRun;
@@ -233,6 +233,7 @@ async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   }
   await checkDescent(check, commit);
   const lines = await readTable(file, commit);
+  await checkTable(check.shelf, file, commit).catch((error: unknown) => report(check, error));
   await checkSession(check, commit, lines[commit.ownLine]!);
   const holders = lines.map(line => (file.layers.has(line.id) ? [file] : []));
   await checkTrees(

@@ -102,6 +102,15 @@ describe('steps', () => {
     expect(steps(branched, { last: 1 })).toEqual(['drop 3', 'merge 1 2 4']);
   });
 
+  test('points that are said to be made on each other are refused', () => {
+    const loop = setOf([
+      { name: '1', parent: '2' },
+      { name: '2', parent: '1' },
+      { name: '3', parent: '2' },
+    ]);
+    expect(() => steps(loop, { last: 1 })).toThrow('s@2 is said to be made on itself');
+  });
+
   test('clones and points that cannot be read stay', () => {
     const set = setOf(days(4));
     const clones = [{ name: 'test', set: 's', point: '2' }];

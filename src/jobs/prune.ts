@@ -1,5 +1,6 @@
 /** Retention: which points of a set stay by which rule, and the steps by which the others go. */
 import type { WritableStore } from '../base/contracts.ts';
+import { ImageError } from '../base/errors.ts';
 import type { BackupSet, RestorePoint } from '../chain/point.ts';
 import { type ChainFormat, type ClonePin, childrenOf } from './consolidate.ts';
 import type { Watch } from './sparse.ts';
@@ -107,6 +108,10 @@ function mergeInto(set: BackupSet, point: RestorePoint, decided: ReadonlyMap<Res
   for (;;) {
     const below = set.points.find(other => other.name === points[0]!.parent);
     if (below === undefined || decided.get(below)!.keep) break;
+    if (points.includes(below)) {
+      const message = `${set.name}@${below.name} is said to be made on itself`;
+      throw new ImageError('broken-chain', message, { file: below.file }, { hint: 'run verify' });
+    }
     points.unshift(below);
   }
   return points.length === 1 ? [] : [{ kind: 'merge', points }];
