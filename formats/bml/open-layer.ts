@@ -119,11 +119,12 @@ const baseName = (name: string): string => name.slice(name.lastIndexOf('/') + 1)
 async function writeStart(file: ByteFile, head: Parameters<typeof buildSuperblock>[0], keyArea: Uint8Array | null) {
   // Everything in front of the records is written, so that nothing is left to what the medium held before.
   await file.write(new Uint8Array(FIRST_RECORD), 0);
-  for (const at of SUPERBLOCKS) await file.write(buildSuperblock(head), at);
-  if (keyArea !== null) await writeKeys(file, keyArea);
+  await writeFixed(file, head, keyArea);
 }
 
-async function writeKeys(file: ByteFile, keyArea: Uint8Array): Promise<void> {
+async function writeFixed(file: ByteFile, head: Parameters<typeof buildSuperblock>[0], keyArea: Uint8Array | null) {
+  for (const at of SUPERBLOCKS) await file.write(buildSuperblock(head), at);
+  if (keyArea === null) return;
   for (const at of KEY_AREAS) await file.write(keyArea.subarray(0, KEY_AREA_SIZE), at);
 }
 
@@ -256,7 +257,8 @@ export async function begin(
       await writeStart(file, { setId, fileId, encrypted: keys !== null, blockLog2, created: started }, keyArea);
     } else {
       await file.truncate(found.end);
-      if (keyArea !== null) await writeKeys(file, keyArea);
+      // Of two copies one may have been lost with the power.
+      await writeFixed(file, found.head, keyArea);
     }
     const first = parent?.objects.lines.length ?? 0;
     const number = salts.length - 1;
