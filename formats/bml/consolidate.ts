@@ -2,7 +2,7 @@
 import type { ByteFile, Bytes, Keyring, WritableStore } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type PlacedCommit, readCommit } from './commit.ts';
-import { refuseDependents } from './dependents.ts';
+import { heirOf, refuseDependents } from './dependents.ts';
 import { buildHeld, INDEX_PER_PAGE, indexPages } from './held.ts';
 import { Appender, movedCommit, type Walk, walkTrees } from './merge.ts';
 import type { Objects } from './objects.ts';
@@ -269,7 +269,7 @@ export async function consolidateBml(store: WritableStore, spec: ConsolidateSpec
   }
 }
 
-/** Removes the file of a point on which nothing builds. Faults as above. */
+/** Removes the file of a point on which nothing builds any more. Faults as above. */
 export async function dropBml(store: WritableStore, name: string): Promise<void> {
   const work = await claim(store, name, 'alone');
   try {
@@ -278,7 +278,8 @@ export async function dropBml(store: WritableStore, name: string): Promise<void>
     const [source] = await openSources(store, [name], opened);
     const { file } = source!.inside;
     const except = new Set([name]);
-    await refuseDependents(store, shelf, { beside: name, setId: file.setId, except, layers: file.layers, heir: null });
+    const heir = await heirOf(store, shelf, file);
+    await refuseDependents(store, shelf, { beside: name, setId: file.setId, except, layers: file.layers, heir });
     await opened.disposeAsync();
     await store.remove(name);
   } finally {

@@ -2,7 +2,8 @@
 import type { Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { readCommit } from './commit.ts';
-import type { Shelf } from './shelf.ts';
+import type { SetFile, Shelf } from './shelf.ts';
+import { hex } from './structs.ts';
 import { readTable } from './table-read.ts';
 
 const folderOf = (name: string): string => name.slice(0, name.lastIndexOf('/') + 1);
@@ -32,6 +33,27 @@ export async function refuseDependents(
     const message = `${name} builds on layer ${layer}, which would be gone`;
     throw new ImageError('usage', message, { file: name }, { hint: 'consolidate up to where it branches off' });
   }
+}
+
+/**
+ * The point (id of its layer) whose file holds all layers of `file` as well: a consolidation into it was stopped before the
+ * file was removed. null: there is none.
+ */
+export async function heirOf(store: Store, shelf: Shelf, file: SetFile): Promise<string | null> {
+  const folder = folderOf(file.name);
+  for await (const { name } of store.list(folder.slice(0, -1))) {
+    if (folderOf(name) !== folder || !name.endsWith('.bml') || name === file.name) continue;
+    try {
+      const { file: other, tail } = await shelf.identify(name);
+      const [place] = tail.commits;
+      const all = other.setId === file.setId && [...file.layers].every(id => other.layers.has(id));
+      if (all && tail.total === 1 && place !== undefined && tail.warning === null) return hex(place.layer);
+    } catch (error) {
+      // It is named, and in the way, when it is looked at for what it needs.
+      if (!(error instanceof ImageError)) throw error;
+    }
+  }
+  return null;
 }
 
 async function neededBy(
