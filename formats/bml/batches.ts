@@ -5,7 +5,7 @@ import { type Batch, JOB, newBatch, type PackSpec } from './pack.ts';
 import { Packers } from './packers.ts';
 
 /** Plain bytes of a batch, unless one block is longer. */
-const BATCH = 2 ** 20;
+export const BATCH = 2 ** 20;
 
 /** A block to pack. The counter is one of its own, when blocks are encrypted. */
 export interface Job {

@@ -7,6 +7,7 @@
  * fraction of the count; the exit code is then 1 when the figure was reached all the same.
  */
 import { parseArgs } from 'node:util';
+import { damageFigures } from './damage-figure.ts';
 import { delayFigure } from './delay-figure.ts';
 import { extentsFigure } from './extents-figure.ts';
 import { faultFigure } from './fault-figure.ts';
@@ -17,6 +18,7 @@ import { fullGuestFigure } from './full-guest-figure.ts';
 import { guestFigure } from './guest-figure.ts';
 import { loadFigures } from './load-figures.ts';
 import { modelFigures } from './model-figures.ts';
+import { nonceFigure } from './nonce-figure.ts';
 import { offsetFigure } from './offset-figure.ts';
 
 const figures: readonly Figure[] = [
@@ -30,6 +32,8 @@ const figures: readonly Figure[] = [
   guestFigure,
   fullGuestFigure,
   extentsFigure,
+  ...damageFigures,
+  nonceFigure,
 ];
 
 const { values, positionals } = parseArgs({
