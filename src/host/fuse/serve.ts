@@ -202,6 +202,7 @@ class Loop implements Serving {
         this.#unread(slot, error);
         break;
       }
+      this.#waiting.took();
       mine = this.#receive(slot, got);
       now = performance.now();
       if (requests++ === 0) first = now;

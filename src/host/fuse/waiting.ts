@@ -26,7 +26,10 @@ const LOOK_MS = 0.05;
 const BUSY = 24;
 /** Sessions in a row that were busy before anything but the plain way is tried. */
 const PROVEN = 4;
-/** After so many requests of a session, and after this many times as many again, it is looked whether caller and server are together. */
+/**
+ * After so many requests of a session, and after this many times as many again, it is looked whether there
+ * is another one already, and with company that is awake whether caller and server are together.
+ */
 const FIRST_LOOK = 2;
 const LOOK_FACTOR = 4;
 
@@ -66,9 +69,13 @@ export class Waiting {
   #way = PLAIN;
   /** Thread that asked last. */
   #caller = 0;
-  /** Requests of this session, and after how many of them to look next. */
+  /** Requests of this session, after how many of them to look next, how many looks there were, and at how many another one was there. */
   #served = 0;
   #look = 0;
+  #looks = 0;
+  #there = 0;
+  /** Requests do not come one at a time: nobody is waited for, and caller and server are better off on two processors. */
+  #deep = false;
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -77,13 +84,15 @@ export class Waiting {
 
   /** A session of requests begins. */
   begin(): void {
+    this.#served = 0;
+    this.#look = FIRST_LOOK;
+    this.#looks = 0;
+    this.#there = 0;
     this.#way = this.#choose();
     if (this.#way < COMPANY) return;
     Atomics.store(this.#state, WANTED, this.#way === COMPANY ? SLEEPS : AWAKE);
     Atomics.notify(this.#state, WANTED);
     this.#tell();
-    this.#served = 0;
-    this.#look = FIRST_LOOK;
     if (this.#way === COMPANY_AWAKE) this.#join();
   }
 
@@ -98,7 +107,7 @@ export class Waiting {
   }
 
   #choose(): number {
-    if (this.#poll === null || this.#busy < PROVEN) return PLAIN;
+    if (this.#poll === null || this.#busy < PROVEN || this.#deep) return PLAIN;
     this.#company ??= startCompany({ fd: this.#fd, state: this.#state });
     // All ways at hand from the first trial on, or one would be judged by what it is not yet.
     return Atomics.load(this.#state, THERE) === 0 ? PLAIN : this.#choice.next();
@@ -106,27 +115,31 @@ export class Waiting {
 
   /** Before each read of the device. */
   wait(): void {
-    if (this.#way === COMPANY_AWAKE) {
-      this.#tell();
-      if (++this.#served === this.#look) {
-        this.#look *= LOOK_FACTOR;
-        this.#join();
-      }
-    }
+    if (this.#way === COMPANY_AWAKE) this.#tell();
     if (this.#way !== LOOKING) return;
     const until = performance.now() + LOOK_MS;
     while (this.#poll!(0) === 0 && performance.now() < until);
+  }
+
+  /** Between the read of a request and its answer: another one that is there by then comes from somebody who does not wait. */
+  took(): void {
+    if (++this.#served !== this.#look) return;
+    this.#look *= LOOK_FACTOR;
+    this.#looks++;
+    if (this.#poll !== null && this.#poll(0) !== 0) this.#there++;
+    if (this.#way === COMPANY_AWAKE) this.#join();
   }
 
   /** The session ends: it had so many requests, in so many ms since the first one, the last of them by thread `caller`. */
   end(requests: number, ms: number, caller: number): void {
     Atomics.store(this.#state, WANTED, 0);
     this.#caller = caller;
+    this.#deep = this.#there * 2 > this.#looks;
     if (requests < BUSY) {
       this.#busy = 0;
       return;
     }
-    const rate = requests / ms;
-    if (++this.#busy > PROVEN && Atomics.load(this.#state, THERE) !== 0) this.#choice.yielded(rate);
+    if (++this.#busy > PROVEN && Atomics.load(this.#state, THERE) !== 0 && !this.#deep)
+      this.#choice.yielded(requests / ms);
   }
 }
