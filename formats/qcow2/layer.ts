@@ -2,6 +2,7 @@
 import type { ByteSource, Bytes, Layer, LayerId, Location } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
+import { Rooms } from '../../src/base/rooms.ts';
 import type { Qcow2Header } from './header.ts';
 import { L2Tables, offsetOf, type TopTable } from './tables.ts';
 import { decompress } from './unpack.ts';
@@ -13,6 +14,9 @@ export type Kind = 'absent' | 'zero' | 'plain' | 'packed' | 'bad';
 const MOST_STEPS = 8192;
 /** Bytes of tables that one `load` reads: small clusters have small tables, and one at a time would take forever. */
 const LOAD_BYTES: Bytes = 262_144;
+
+/** For packed clusters. */
+const ROOMS = new Rooms();
 
 /** Decodes L2 entries (docs/interop/qcow2.txt, "L2 table entry" and "Extended L2 Entries"). */
 export interface Entries {
@@ -233,10 +237,12 @@ async function unpackCluster(
   const where = { file: source.name, at };
   if (at >= source.size)
     throw new ImageError('corrupt', `packed cluster ${unit} at ${at} lies past the end of the file`, where);
-  const packed = new Uint8Array(Math.min(length, source.size - at));
+  const room = ROOMS.take(length);
+  const packed = room.subarray(0, Math.min(length, source.size - at));
   await source.read(packed, at);
   try {
-    into.set(await decompress(packed, header.compression, header.clusterSize));
+    await decompress(packed, header.compression, into.subarray(0, header.clusterSize));
+    ROOMS.give(room);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     const message = `packed cluster ${unit} does not decompress (${header.compression}: ${why})`;

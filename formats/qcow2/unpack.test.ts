@@ -1,7 +1,13 @@
 import { deflateRawSync, zstdCompressSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { random } from '../../test/kit/random.ts';
-import { decompress } from './unpack.ts';
+import { decompress as decompressInto } from './unpack.ts';
+
+async function decompress(packed: Uint8Array, compression: 'zlib' | 'zstd', length: number): Promise<Uint8Array> {
+  const into = new Uint8Array(length);
+  await decompressInto(packed, compression, into);
+  return into;
+}
 
 const LENGTH = 65536;
 const { below } = random(1);

@@ -37,10 +37,16 @@ export interface Native {
   confine(thread: number, processors: Uint8Array): boolean;
 }
 
+/** A function of a library. `async` calls it on a pool thread: what it is given stays the caller's to keep alive. */
+export interface Foreign {
+  (...args: unknown[]): number;
+  async(...args: [...unknown[], (error: Error | null, result: number) => void]): void;
+}
+
 /** The part of the package's interface that is used. */
 export interface Koffi {
   /** null: the program itself. */
-  load(library: string | null): { func(prototype: string): (...args: unknown[]) => number };
+  load(library: string | null): { func(prototype: string): Foreign };
   struct(name: string, fields: Readonly<Record<string, string>>): unknown;
   errno(): number;
 }

@@ -13,6 +13,8 @@ export interface Zstd {
    * many bytes; what is in `into` is not to be used then.
    */
   decompress(packed: Uint8Array, into: Uint8Array): number;
+  /** Length of the frame that `packed` begins with. Throws when it begins with none, or ends inside it. */
+  frameLength(packed: Uint8Array): number;
 }
 
 /** The error of what does not fit (zstd_errors.h, ZSTD_error_dstSize_tooSmall). */
@@ -47,17 +49,19 @@ function open({ load }: Koffi): Zstd {
     if (typeof length === 'number' && length >= 0) return length;
     throw new RangeError(String(errorName(length)));
   };
+  const lengthOf = (packed: Uint8Array): number => {
+    if (magicOf(packed) !== MAGIC) throw new RangeError('no zstd frame');
+    return checked(frameLength(packed, packed.length));
+  };
   return {
+    frameLength: lengthOf,
     compress(plain, level, into) {
       compressor ??= newCompressor();
       const length = compress(compressor, into, into.length, plain, plain.length, level);
       return length === TOO_SMALL ? 0 : checked(length);
     },
     decompress(packed, into) {
-      if (magicOf(packed) !== MAGIC) throw new RangeError('no zstd frame');
-      if (checked(frameLength(packed, packed.length)) !== packed.length) {
-        throw new RangeError('bytes follow the compressed data');
-      }
+      if (lengthOf(packed) !== packed.length) throw new RangeError('bytes follow the compressed data');
       decompressor ??= newDecompressor();
       return checked(decompress(decompressor, into, into.length, packed, packed.length));
     },
