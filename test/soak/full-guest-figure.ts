@@ -2,36 +2,38 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { type Figure, pause, type Run } from './figure.ts';
-import { type Guest, PROGRAMS, startGuest } from './guest.ts';
+import { type Guest, LOOK_MS, PROGRAMS, startGuest } from './guest.ts';
 import { GROUNDS, type Ground, giveSpace, MIB, mountSmall, takeSpace } from './small-disk.ts';
 import { openStage, type Stage } from './stage.ts';
 
 /** Larger than the space that is left each time, so that the guest comes upon the end of it. */
 const DISK = 512 * MIB;
 const LEFT = 20 * MIB;
-const BOOT_MS = 180_000;
-const ROUNDS_MS = 180_000;
+/** In looks. */
+const BOOT = 1800;
+const ROUNDS = 1800;
 
 /** Until QEMU has paused it because a write found no space. */
 async function paused(guest: Guest): Promise<void> {
-  const until = performance.now() + ROUNDS_MS;
-  for (let state = await guest.state(); state !== 'io-error'; state = await guest.state()) {
-    if (performance.now() > until) throw new Error(`the guest was never paused, it is ${state}`);
-    await pause(100);
+  let state = await guest.state();
+  for (let left = ROUNDS; state !== 'io-error'; left--) {
+    if (left === 0) throw new Error(`the guest was never paused, it is ${state}`);
+    await pause(LOOK_MS);
+    state = await guest.state();
   }
 }
 
 async function oneGuest(run: Run, stage: Stage, small: string): Promise<string> {
   const times = run.count(3);
   await using guest = startGuest(stage, ',werror=enospc,rerror=report');
-  await guest.progress(1, PROGRAMS, BOOT_MS);
+  await guest.progress(1, PROGRAMS, BOOT);
   for (let done = 0; done < times; done++) {
     takeSpace(small, LEFT);
     await paused(guest);
     giveSpace(small);
     await guest.resume();
     // As many rounds as come before the next space is used up.
-    await guest.progress(1, PROGRAMS, ROUNDS_MS);
+    await guest.progress(1, PROGRAMS, ROUNDS);
   }
   const { rounds, wrong } = guest.report();
   if (wrong.length > 0) throw new Error(wrong.slice(0, 3).join('; '));

@@ -9,6 +9,8 @@ import type { Stage } from './stage.ts';
 
 const RECIPE = fileURLToPath(new URL('./guest.sh', import.meta.url));
 export const PROGRAMS = 4;
+/** Patience is counted in looks, not in time: all of this may be stopped for a while. */
+export const LOOK_MS = 100;
 
 /** Rounds of the guest's programs so far, and what was wrong. */
 interface Report {
@@ -18,8 +20,8 @@ interface Report {
 
 export interface Guest extends AsyncDisposable {
   report(): Report;
-  /** Resolves when so many of the programs have done `more` rounds since now; fails after `patience` ms. */
-  progress(more: number, programs: number, patience: number): Promise<void>;
+  /** Resolves when so many of the programs have done `more` rounds since now; fails after so many looks, ten a second. */
+  progress(more: number, programs: number, looks: number): Promise<void>;
   /** QEMU's own state: `running`, `io-error`, … */
   state(): Promise<string>;
   /** Lets a guest that QEMU has paused go on. */
@@ -84,13 +86,11 @@ export function startGuest(stage: Stage, drive = ''): Guest {
   }
   return {
     report: () => reportOf(serial),
-    async progress(more, programs, patience) {
+    async progress(more, programs, looks) {
       const from = reportOf(serial).rounds;
-      const until = performance.now() + patience;
-      while (reportOf(serial).rounds.filter((n, i) => n >= from[i]! + more).length < programs) {
-        if (child.exitCode !== null || performance.now() > until)
-          throw new Error(`the guest stands still: ${serial.slice(-300)}`);
-        await pause(100);
+      for (let left = looks; reportOf(serial).rounds.filter((n, i) => n >= from[i]! + more).length < programs; left--) {
+        if (child.exitCode !== null || left === 0) throw new Error(`the guest stands still: ${serial.slice(-300)}`);
+        await pause(LOOK_MS);
       }
     },
     state: async () => ((await ask(monitor, 'query-status')) as { readonly status: string }).status,
