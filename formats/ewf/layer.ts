@@ -4,12 +4,14 @@ import { inflate, inflateSync } from 'node:zlib';
 import { adler32 } from '../../src/base/checksum.ts';
 import type { Bytes, Layer, LayerId } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { native } from '../../src/base/native.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { ChunkPlace, Directory } from './directory.ts';
 import { corrupt } from './sections.ts';
 import type { Segments } from './segments.ts';
 import type { Geometry } from './volume.ts';
 
+const zlib = native()?.zlib ?? null;
 const unzip = promisify<Uint8Array, object, Buffer>(inflate);
 const CHECKSUM = 4;
 /** Up to this length a chunk is inflated at once: handing it to a pool thread takes as long as inflating it. */
@@ -26,19 +28,23 @@ function plainContent(raw: Uint8Array, chunkSize: Bytes, needed: Bytes): Uint8Ar
   for (const length of new Set([Math.min(raw.length - CHECKSUM, chunkSize), needed])) {
     if (length < needed || length + CHECKSUM > raw.length) continue;
     const content = raw.subarray(0, length);
-    if (adler32(content) === viewOf(raw).getUint32(length, true)) return content;
+    if ((zlib?.adler32(content) ?? adler32(content)) === viewOf(raw).getUint32(length, true)) return content;
   }
   return null;
 }
 
-/** The content of a chunk as it is stored, or null when its checksum does not hold. Throws what zlib says. */
+/** The content of a chunk as it is stored, which may be in `into`; null when its checksum does not hold. Throws what zlib says. */
 function contentOf(
   raw: Uint8Array,
   compressed: boolean,
-  chunkSize: Bytes,
   needed: Bytes,
+  into: Uint8Array,
 ): Uint8Array | null | Promise<Uint8Array> {
+  const chunkSize = into.length;
   if (!compressed) return plainContent(raw, chunkSize, needed);
+  const length = chunkSize <= SMALL && zlib !== null ? zlib.uncompress(raw, into) : -1;
+  if (length >= 0) return into.subarray(0, length);
+  // Without that, and to say what is wrong.
   const options = { maxOutputLength: chunkSize, chunkSize: chunkSize + 64 };
   return chunkSize <= SMALL ? inflateSync(raw, options) : unzip(raw, options);
 }
@@ -70,7 +76,7 @@ async function readChunk(
   if (reading !== undefined) await reading;
   let content: Uint8Array | null;
   try {
-    const got = contentOf(raw, compressed, chunkSize, needed);
+    const got = contentOf(raw, compressed, needed, into);
     content = got instanceof Promise ? await got : got;
   } catch (cause) {
     const where = { file: segments.name(segment), at };
@@ -81,7 +87,7 @@ async function readChunk(
     const message = `chunk ${unit} has ${content.length} bytes and should have ${needed}`;
     throw corrupt(message, segments.name(segment), at);
   }
-  into.set(content);
+  if (content.buffer !== into.buffer || content.byteOffset !== into.byteOffset) into.set(content);
   into.fill(0, content.length);
 }
 

@@ -1,6 +1,7 @@
 /**
  * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, taking a descriptor from
- * another program, reading only what is in memory, looking at a descriptor without reading it, placing a thread. Without it sparse files are read
+ * another program, reading only what is in memory, looking at a descriptor without reading it, placing a thread, calling
+ * zlib without an object for each stream. Without it sparse files are read
  * whole, space is given back later, ordinary users cannot mount, a mount whose machine is busy takes its disks for slow, and
  * a request at a time is served at the speed of wake-ups.
  */
@@ -29,6 +30,8 @@ export interface Native {
   passDescriptor(send: (socket: number) => boolean): number | null;
   /** Fills `into` if that takes no waiting for a device, or a part of it; the number of bytes, -1: none. */
   readNow(fd: number, into: Uint8Array, at: Bytes): number;
+  /** zlib of this program (zlib.h); null where it does not show it. */
+  readonly zlib: NativeZlib | null;
   /** A function that waits so many ms (-1: without end) until the descriptor can be read: poll(2)'s events, 0: none. */
   poller(fd: number): (ms: number) => number;
   /** The processors that a thread (0: this one) may run on, a bit for each, the lowest of the first byte for number 0. */
@@ -41,6 +44,12 @@ export interface Native {
 export interface Foreign {
   (...args: unknown[]): number;
   async(...args: [...unknown[], (error: Error | null, result: number) => void]): void;
+}
+
+export interface NativeZlib {
+  /** Decompresses a zlib stream to the start of `into`: how much came out; -1 where it is damaged or more than fits. */
+  uncompress(packed: Uint8Array, into: Uint8Array): number;
+  adler32(data: Uint8Array): number;
 }
 
 /** The part of the package's interface that is used. */
@@ -109,6 +118,26 @@ export function koffi(): Koffi | null {
   }
 }
 
+/** Node has zlib inside, and shows it to its addons; called so, a stream costs no object of JavaScript. */
+function openZlib(ffi: Koffi): NativeZlib | null {
+  try {
+    const program = ffi.load(null);
+    const uncompress = program.func('int uncompress(void *, void *, void *, unsigned long)');
+    const adler32 = program.func('unsigned long adler32(unsigned long, void *, unsigned int)');
+    const length = Buffer.alloc(8);
+    return {
+      uncompress(packed, into) {
+        length.writeUInt32LE(into.length);
+        length.writeUInt32LE(0, 4);
+        return uncompress(into, length, packed, packed.length) === 0 ? length.readUInt32LE() : -1;
+      },
+      adler32: data => Number(adler32(1, data, data.length)),
+    };
+  } catch {
+    return null;
+  }
+}
+
 function open(): Native | null {
   const ffi = koffi();
   if (ffi === null) return null;
@@ -129,6 +158,7 @@ function open(): Native | null {
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
       passDescriptor,
+      zlib: openZlib(ffi),
       readNow: (fd, into, at) => preadv2(fd, [{ base: into, length: into.length }], 1, at, RWF_NOWAIT),
       poller(fd) {
         // struct pollfd: descriptor, events, returned events.
