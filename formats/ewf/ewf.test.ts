@@ -124,6 +124,13 @@ describe.skipIf(!there)('the samples', () => {
     expect(repository.unknown).toEqual([]);
   });
 
+  test('the case, as the examiner named it', async () => {
+    await using image = await ewf.open('q-encase6.E01', localStore(generated), NO_KEYS);
+    expect(image.notes).toEqual(['case: case', 'evidence: ev', 'description: desc', 'examiner: ex', 'notes: note']);
+    await using old = await ewf.open('q-smart.s01', localStore(generated), NO_KEYS);
+    expect(old.notes).toEqual(image.notes);
+  });
+
   test('the time of the acquisition', async () => {
     const timeOf = async (file: string): Promise<string | undefined> => {
       await using image = await ewf.open(

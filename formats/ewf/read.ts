@@ -106,6 +106,7 @@ async function imageOf(name: string, segments: Segments, names: SegmentNames | n
     encrypted: false,
     points: [point],
     warnings: first.warnings,
+    notes: first.notes,
     verify: run => verifyImage(segments, geometry, chunks, problem, run),
     [Symbol.asyncDispose]: () => segments[Symbol.asyncDispose](),
   };
