@@ -68,6 +68,12 @@ describe('convert', () => {
     expect((await runCli(['info', '--json', out])).stdout).toContain('"vdi"');
   });
 
+  test('says whether it was read back', async () => {
+    expect((await runCli(['convert', source, at('checked.vhd')])).stdout).toContain(', read back,');
+    const { code, stdout } = await runCli(['convert', '--no-read-back', source, at('unchecked.vhd')]);
+    expect([code, stdout]).toEqual([0, expect.stringContaining(', not read back,')]);
+  });
+
   test.skipIf(missing(['qemu-img', 'qemu-io']) !== null)('with what lies below', async () => {
     const base = at('base.qcow');
     await qemuImg.convert(source, 'raw', base, 'qcow');

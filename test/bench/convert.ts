@@ -12,6 +12,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pattern } from '../kit/disks.ts';
+import { storageDaemon } from './peers.ts';
 
 const RESULTS = fileURLToPath(new URL('./CONVERT.md', import.meta.url));
 const PROGRAM = fileURLToPath(new URL('../../src/cli/bootmount.js', import.meta.url));
@@ -19,7 +20,7 @@ const PROGRAM = fileURLToPath(new URL('../../src/cli/bootmount.js', import.meta.
 const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '3' },
-    size: { type: 'string', default: '2048' },
+    size: { type: 'string', default: '1024' },
     only: { type: 'string', default: '' },
   },
 });
@@ -103,6 +104,8 @@ interface Row {
   readonly durable: number[];
   readonly checked: number[];
   readonly mounted: number[];
+  /** The same, served by the peer. */
+  readonly exported: number[];
 }
 const row = (title: string): Row => ({
   title,
@@ -112,6 +115,7 @@ const row = (title: string): Row => ({
   durable: [],
   checked: [],
   mounted: [],
+  exported: [],
 });
 
 function measureConvert(its: Row, from: Kind, to: Kind): void {
@@ -130,17 +134,26 @@ function measureConvert(its: Row, from: Kind, to: Kind): void {
   fs.rmSync(out);
 }
 
-/** Both read by `qemu-img convert`: once by QEMU's own driver, once through the mount. */
-function measureMounted(its: Row, from: Kind): void {
+/** Read by `qemu-img convert`, as `qemu-img convert` of the image itself is: through our mount, and through the peer's. */
+async function measureMounted(its: Row, from: Kind): Promise<void> {
   const [mnt, state, out] = [at('mnt'), at('state'), at('out.raw')];
+  const read = (file: string): readonly number[] =>
+    timed(out, () => run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', file, out));
   fs.mkdirSync(mnt, { recursive: true });
   bootmount('mount', at(from.name), mnt, '--state', state);
   try {
     const [set] = fs.readdirSync(path.join(mnt, 'backups'));
-    const shown = path.join(mnt, 'backups', set!, 'latest', 'disk0.raw');
-    its.mounted.push(...timed(out, () => run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', shown, out)));
+    its.mounted.push(...read(path.join(mnt, 'backups', set!, 'latest', 'disk0.raw')));
   } finally {
     bootmount('umount', mnt, '--release');
+  }
+  const image = { file: at(from.name), format: from.qemu };
+  const subject = { name: '', repo: '', point: '', keyFile: null, image, plain: null } as const;
+  const served = await storageDaemon.serve({ ...subject, writable: false, jobs: [], prepared: null }, at('peer'));
+  try {
+    its.exported.push(...read(served.file));
+  } finally {
+    await served.stop();
   }
   fs.rmSync(out, { force: true });
 }
@@ -151,20 +164,20 @@ const ratio = (peer: readonly number[], ours: readonly number[]): string =>
 
 function tableOf(rows: readonly Row[]): string {
   const head =
-    '| | qemu-img convert | and sync | and compare | convert --no-read-back | ratio | convert | ratio | read through a mount | ratio |';
-  const lines = rows.map(({ title, qemu, qemuDurable, qemuChecked, durable, checked, mounted }) =>
+    '| | qemu-img convert | and sync | and compare | convert --no-read-back | ratio | convert | ratio | read through a mount | ratio | through qemu-storage-daemon | ratio |';
+  const lines = rows.map(({ title, qemu, qemuDurable, qemuChecked, durable, checked, mounted, exported }) =>
     [
       '',
       title,
       ...[seconds(qemu), seconds(qemuDurable), seconds(qemuChecked)],
       ...[seconds(durable), ratio(qemuDurable, durable), seconds(checked), ratio(qemuChecked, checked)],
-      ...[seconds(mounted), ratio(qemu, mounted)],
+      ...[seconds(mounted), ratio(qemu, mounted), seconds(exported), ratio(exported, mounted)],
       '',
     ]
       .join(' | ')
       .trim(),
   );
-  return [head, `| --- |${' --- |'.repeat(9)}`, ...lines].join('\n');
+  return [head, `| --- |${' --- |'.repeat(11)}`, ...lines].join('\n');
 }
 
 try {
@@ -174,27 +187,32 @@ try {
     run('qemu-img', 'convert', '-f', 'raw', '-O', qemu, ...flags, at('raw.raw'), at(name));
   const reads = SOURCES.map(source => ({ source, its: row(`${source.title} to raw`) }));
   const writes = TARGETS.slice(1).map(target => ({ target, its: row(`raw to ${target.title}`) }));
-  for (let round = 0; round < rounds; round++) {
-    for (const { source, its } of reads.filter(({ its }) => chosen(its.title))) {
-      measureConvert(its, source, TARGETS[0]);
-      measureMounted(its, source);
-    }
-    for (const { target, its } of writes.filter(({ its }) => chosen(its.title)))
-      measureConvert(its, SOURCES[0], target);
-  }
-  const version = execFileSync('qemu-img', ['--version'], { encoding: 'utf8' }).split('\n')[0];
-  const text = `# convert, beside qemu-img
+  const report = (done: number): void => {
+    const version = execFileSync('qemu-img', ['--version'], { encoding: 'utf8' }).split('\n')[0];
+    const text = `# convert, beside qemu-img
 
 \`npm run bench:convert\`, ${new Date().toISOString().slice(0, 10)}: ${version}, Node ${process.version}, ${os.cpus().length} × ${os.cpus()[0]!.model}. A disk of ${values.size} MiB, three
-quarters full, in the page cache; seconds, medians of ${rounds} rounds. A ratio above 1 is faster than QEMU. \`convert\`
+quarters full, in the page cache; seconds, medians of ${done} rounds. A ratio above 1 is faster than QEMU. \`convert\`
 makes its file durable, which is compared with QEMU and \`sync\`, and without \`--no-read-back\` reads it back, which is
 compared with QEMU, \`sync\` and \`qemu-img compare\`. What is read through a mount is read by \`qemu-img convert\`, and compared
-with \`qemu-img convert\` of the image itself.
+with \`qemu-img convert\` of the image itself, which reads it in its own memory, and with the same image served as a file
+by \`qemu-storage-daemon\`.
 
 ${tableOf([...reads, ...writes].map(({ its }) => its).filter(({ title }) => chosen(title)))}
 `;
-  if (values.only === '') fs.writeFileSync(RESULTS, text);
-  process.stdout.write(text);
+    if (values.only === '') fs.writeFileSync(RESULTS, text);
+    process.stdout.write(text);
+  };
+  for (let round = 0; round < rounds; round++) {
+    for (const { source, its } of reads.filter(({ its }) => chosen(its.title))) {
+      measureConvert(its, source, TARGETS[0]);
+      await measureMounted(its, source);
+    }
+    for (const { target, its } of writes.filter(({ its }) => chosen(its.title)))
+      measureConvert(its, SOURCES[0], target);
+    // After each one: a run that is stopped leaves what it has.
+    report(round + 1);
+  }
 } finally {
   fs.rmSync(folder, { recursive: true, force: true });
 }

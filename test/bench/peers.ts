@@ -14,7 +14,7 @@ export interface Subject {
   readonly point: string;
   readonly keyFile: string | null;
   /** The image at the end of its chain, in a format that others know; null: nobody else reads it. */
-  readonly image: { readonly file: string; readonly format: 'raw' | 'qcow2' | 'vpc' } | null;
+  readonly image: { readonly file: string; readonly format: string } | null;
   /** The same content as a raw file; null: not measured. */
   readonly plain: string | null;
   readonly writable: boolean;
