@@ -5,6 +5,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { SetKeys } from './crypto.ts';
+import { lentPage } from './lent-page.ts';
 import { entryFault, forgetPlace, heightFor, nodePage } from './node.ts';
 import {
   COMMIT_HASH,
@@ -84,7 +85,7 @@ export interface PlacedCommit extends Commit {
   /** HMAC-SHA-256, or SHA-256 without keys: the commit's identity. */
   readonly hash: Uint8Array;
   /** What `hash` covers. */
-  readonly content: Uint8Array;
+  content(): Uint8Array;
 }
 
 /** Without the fields that say where things lie. */
@@ -190,7 +191,18 @@ export async function readCommit(source: ByteSource, place: CommitPlace): Promis
     return bad(`is said to have ${length} bytes at ${at}`);
   }
   if (at + length > source.size) return bad('lies past the end of the file');
-  const bytes = new Uint8Array(length);
+  return length === PAGE
+    ? lentPage(page => parseCommit(source, place, page))
+    : parseCommit(source, place, new Uint8Array(length));
+}
+
+/** Reads the commit into `bytes`, of which nothing is kept. */
+async function parseCommit(source: ByteSource, place: CommitPlace, bytes: Uint8Array): Promise<PlacedCommit> {
+  const { at, length } = place;
+  const file = source.name;
+  const bad = (message: string): never => {
+    throw corrupt(`commit: ${message}`, file, at);
+  };
   await source.read(bytes, at);
   if (!crcFits(bytes)) return bad('fails its checksum');
   const header = commitHeader.parse(bytes, 0, file);
@@ -212,20 +224,19 @@ export async function readCommit(source: ByteSource, place: CommitPlace): Promis
   }
   const tlvs = parseTlvs(bytes, disksEnd, disksEnd + header.tlvBytes, file, at);
   const hash = bytes.slice(-COMMIT_HASH, -4);
-  // Most of a page is zeros, and a set has a thousand commits.
-  const filled = content.slice(0, content.findLastIndex(byte => byte !== 0) + 1);
-  return {
-    ...header,
-    at,
-    length,
-    disks,
-    tlvs,
-    hash,
-    get content() {
-      const whole = new Uint8Array(length - COMMIT_HASH);
-      whole.set(filled);
-      return whole;
-    },
+  return { ...header, at, length, disks, tlvs, hash, content: withoutZeros(content) };
+}
+
+/** Most of a page is zeros, and a set has a thousand commits: those at the end are added again when somebody asks. */
+function withoutZeros(content: Uint8Array): () => Uint8Array {
+  const { length } = content;
+  let end = length;
+  while (end > 0 && content[end - 1] === 0) end--;
+  const filled = content.slice(0, end);
+  return () => {
+    const whole = new Uint8Array(length);
+    whole.set(filled);
+    return whole;
   };
 }
 

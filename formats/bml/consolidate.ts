@@ -170,7 +170,7 @@ async function readBack(shelf: Shelf, partial: string, range: Range, places: Pla
   const place = tail.commits[0];
   if (tail.warning !== null || tail.total !== 1 || place === undefined) return bad('the trailer', file.size - PAGE);
   const commit = await shelf.use(partial, source => readCommit(source, place));
-  if (!sameBytes(commit.hash, old.hash) || !sameBytes(commit.content, old.content)) bad('the commit', commit.at);
+  if (!sameBytes(commit.hash, old.hash) || !sameBytes(commit.content(), old.content())) bad('the commit', commit.at);
   const lines = await readTable(file, commit);
   if (inside.keyArea !== null) {
     for (const at of KEY_AREAS) {

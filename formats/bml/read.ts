@@ -128,7 +128,7 @@ async function openPoint(on: Setting, commit: PlacedCommit): Promise<OpenPoint> 
   });
   // Metadata are not encrypted: where the table is needed to know the descent, it is read without the key.
   if (locked !== null && on.tail.held === 0) return closed(locked);
-  if (locked === null && !sameBytes(hashOf(commit.content, keys), commit.hash)) {
+  if (locked === null && !sameBytes(hashOf(commit.content(), keys), commit.hash)) {
     return closed(corrupt('commit: fails its authentication', file.name, commit.at));
   }
   let descent = plain;

@@ -1,6 +1,7 @@
 /** The fixed pages of a file: superblock, commit slots, trailer (sections 3 and 5). */
 import type { ByteSource } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { lentPage } from './lent-page.ts';
 import {
   ALIGN,
   commitSlot,
@@ -112,12 +113,15 @@ export async function readHead(source: ByteSource): Promise<Head> {
     throw new ImageError('not-this-format', 'not a .bml file', { file, at: 0 });
   }
   let marked = false;
-  for (const [i, at] of SUPERBLOCKS.entries()) {
-    const page = new Uint8Array(PAGE);
-    await source.read(page, at);
-    if (hasMagic(page) && crcFits(page)) return parseSuperblock(page, file, at, i > 0);
-    marked ||= hasMagic(page);
-  }
+  const found = await lentPage(async page => {
+    for (const [i, at] of SUPERBLOCKS.entries()) {
+      await source.read(page, at);
+      if (hasMagic(page) && crcFits(page)) return parseSuperblock(page, file, at, i > 0);
+      marked ||= hasMagic(page);
+    }
+    return null;
+  });
+  if (found !== null) return found;
   if (!marked) throw new ImageError('not-this-format', 'not a .bml file', { file, at: 0 });
   throw corrupt('both superblocks fail their checksum', file, 0);
 }
@@ -234,17 +238,18 @@ async function newestSlot(source: ByteSource): Promise<Tail | null> {
 
 /** The trailer, or the newer commit slot when the end of the file is damaged. */
 export async function readTail(source: ByteSource): Promise<Tail> {
-  const page = new Uint8Array(PAGE);
-  await source.read(page, source.size - PAGE);
   let cause: unknown = new Error('the last page fails its checksum');
-  if (crcFits(page)) {
+  const listed = await lentPage(async page => {
+    await source.read(page, source.size - PAGE);
+    if (!crcFits(page)) return null;
     try {
       return parseTrailer(page, source);
     } catch (error) {
       cause = error;
+      return null;
     }
-  }
-  const found = await newestSlot(source);
+  });
+  const found = listed ?? (await newestSlot(source));
   if (found !== null) return found;
   throw corrupt(
     'no commit is found: neither trailer nor commit slots are sound',

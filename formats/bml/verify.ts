@@ -224,7 +224,7 @@ async function checkTrees(check: Check, commit: PlacedCommit, objects: Objects, 
 async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   const { head, file, keys, run } = check;
   const locked = head.encrypted && keys === null;
-  if (!locked && !sameBytes(hashOf(commit.content, keys), commit.hash)) {
+  if (!locked && !sameBytes(hashOf(commit.content(), keys), commit.hash)) {
     damage(check, 'commit: fails its authentication', commit.at);
   }
   if (locked && run.level === 3) {
