@@ -204,6 +204,8 @@ export async function fetchBlock(
   }
 }
 
+const NO_DATA = new Uint8Array(0);
+
 /** Fills the start of `into`; its length there. Tag or digest decide: where it throws, what is in `into` is not to be used. */
 async function openBlock(
   objects: Objects,
@@ -230,7 +232,7 @@ async function openBlock(
     if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
     key = keys.session(place.layer, objects.lines[entry.line]!.salt);
   }
-  const aad = associatedData(place, entry.codec, length, dataFlags(encrypted, entry.short));
+  const aad = key === null ? NO_DATA : associatedData(place, entry.codec, length, dataFlags(encrypted, entry.short));
   const opening = { key, aad, digest: entry.tag, codec: entry.codec, length };
   const fault = await openers.open(body, opening, into, spare);
   if (fault !== null) bad(fault);

@@ -183,6 +183,8 @@ export class LocalFile implements ByteFile {
   #size: Bytes;
   #cold = 0;
   #open = true;
+  /** The last write that was handed to the pool. */
+  #aside: Promise<void> = Promise.resolve();
   /** The run of data or hole that was asked for last. */
   #run: { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } = { at: 0, end: 0, kind: 'data' };
 
@@ -241,9 +243,14 @@ export class LocalFile implements ByteFile {
     this.#size = Math.max(this.#size, at + from.length);
   }
 
-  /** As `write`, on a pool thread: the caller goes on meanwhile. */
+  /**
+   * As `write`, on a pool thread: the caller goes on meanwhile. One at a time: the kernel lets one thread write to a file, and
+   * the others would spin on the processors until it is done.
+   */
   async writeAside(from: Uint8Array, at: Bytes): Promise<void> {
-    await writeFull(this.fd, from, at, this.name);
+    const written = this.#aside.then(() => writeFull(this.fd, from, at, this.name));
+    this.#aside = written.catch(() => {});
+    await written;
     this.#run = { at: 0, end: 0, kind: 'data' };
     this.#size = Math.max(this.#size, at + from.length);
   }
