@@ -1,7 +1,7 @@
 /** VHD files built field by field from the specification, for tests: shapes that the programs at hand do not write. */
 import { viewOf } from '../../src/base/struct.ts';
+import { buildFooter, buildHeader, DISK_TYPE, DynamicHeader, Footer, headerSum, NOWHERE } from '../../src/base/vhd.ts';
 import { bitmapLength } from './layer.ts';
-import { buildFooter, buildHeader, DISK_TYPE, DynamicHeader, Footer, headerSum, NOWHERE } from './structs.ts';
 
 export interface Locator {
   readonly code: string;

@@ -12,7 +12,7 @@ import {
   hasCookie,
   parseAt,
   SECTOR,
-} from './structs.ts';
+} from '../../src/base/vhd.ts';
 
 export interface FoundFooter {
   readonly fields: FooterFields;

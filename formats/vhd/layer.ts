@@ -4,7 +4,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { pages } from '../../src/base/pages.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { FOOTER_SIZE, HEADER_SIZE, SECTOR, UNUSED } from './structs.ts';
+import { FOOTER_SIZE, HEADER_SIZE, SECTOR, UNUSED } from '../../src/base/vhd.ts';
 
 /** Part of the table that is read at once: 4096 entries, 8 GiB of disk in blocks of 2 MiB. */
 const TABLE_PAGE = 16_384;

@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import type { Disk } from '../../src/base/contracts.ts';
+import { Footer, geometryFor } from '../../src/base/vhd.ts';
 import { readView, seekView } from '../../src/views/view.ts';
 import { lazyDisk, memoryDisk, pattern, sparseDisk } from '../../test/kit/disks.ts';
 import { vhdFormat } from './index.ts';
 import { BLOCK, MAX_SIZE } from './layout.ts';
-import { Footer, geometryFor } from './structs.ts';
 
 const MIB = 1_048_576;
 const viewOf = (disk: Disk, writable = false, name = 'disk0') => vhdFormat.layout(disk, { writable, name })[0]!;

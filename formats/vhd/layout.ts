@@ -3,7 +3,6 @@ import type { Bytes, DiskFormat, Extents, PlacedPiece, VirtualFile } from '../..
 import { ImageError } from '../../src/base/errors.ts';
 import { constant, diskPiece, table, virtualFile, zeroPiece } from '../../src/base/pieces.ts';
 import { roundUp } from '../../src/base/range.ts';
-import { bitmapLength } from './layer.ts';
 import {
   buildFooter,
   buildHeader,
@@ -15,7 +14,8 @@ import {
   NOWHERE,
   SECTOR,
   UNUSED,
-} from './structs.ts';
+} from '../../src/base/vhd.ts';
+import { bitmapLength } from './layer.ts';
 
 /** 2040 GiB: sectors are numbered with 32 bits, and QEMU and Windows end there. */
 export const MAX_SIZE = 0xff00_0000 * SECTOR;

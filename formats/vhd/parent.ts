@@ -1,6 +1,6 @@
 /** How a differencing disk names the disk below it: specification, section "Dynamic Disk Header Format". */
 import type { ByteSource, LayerId, ParentRef } from '../../src/base/contracts.ts';
-import { type HeaderFields, type LocatorFields, uuidText } from './structs.ts';
+import { type HeaderFields, type LocatorFields, uuidText } from '../../src/base/vhd.ts';
 
 /** A Windows path has at most 32,767 characters. */
 const LONGEST_LOCATOR = 65_536;

@@ -12,9 +12,6 @@ import type {
 import { ImageError } from '../../src/base/errors.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { checkFooter, type FoundFooter, findFooter } from './footer.ts';
-import { type BlockMap, bitmapLength, blockLayer, fixedLayer } from './layer.ts';
-import { parentOf } from './parent.ts';
 import {
   DISK_TYPE,
   DynamicHeader,
@@ -31,7 +28,10 @@ import {
   SECTOR,
   timeOf,
   uuidText,
-} from './structs.ts';
+} from '../../src/base/vhd.ts';
+import { checkFooter, type FoundFooter, findFooter } from './footer.ts';
+import { type BlockMap, bitmapLength, blockLayer, fixedLayer } from './layer.ts';
+import { parentOf } from './parent.ts';
 
 /** Largest block; the usual ones are 512 KiB and 2 MiB. */
 const MAX_BLOCK = 2 ** 28;

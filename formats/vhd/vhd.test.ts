@@ -1,5 +1,6 @@
 import path from 'node:path';
 import { viewOf } from '../../src/base/struct.ts';
+import { DynamicHeader, FOOTER_SIZE, Footer, HEADER_SIZE, hasCookie, UNUSED } from '../../src/base/vhd.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
 import { adapterKit } from '../../test/kit/adapter-kit.ts';
 import { diskFormatKit } from '../../test/kit/disk-format-kit.ts';
@@ -7,7 +8,6 @@ import { qemuImg, qemuIo, sevenZipDigest } from '../../test/kit/oracles.ts';
 import { vhd, vhdFormat } from './index.ts';
 import { bitmapLength } from './layer.ts';
 import { MAX_SIZE } from './layout.ts';
-import { DynamicHeader, FOOTER_SIZE, Footer, HEADER_SIZE, hasCookie, UNUSED } from './structs.ts';
 
 /** Both footers and the header have checksums; table and bitmaps have none. */
 function structures(file: Uint8Array): readonly Structure[] {

@@ -2,6 +2,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openFile } from '../../src/base/io.ts';
+import { hasCookie } from '../../src/base/vhd.ts';
 import { localStore } from '../../src/stores/local.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { lazyDisk, materialize, memoryDisk, sparseDisk } from '../../test/kit/disks.ts';
@@ -10,7 +11,6 @@ import { openStack } from '../../test/kit/reference.ts';
 import { scratch } from '../../test/kit/samples.ts';
 import { vhd, vhdFormat, writeVhd } from './index.ts';
 import { MAX_SIZE } from './layout.ts';
-import { hasCookie } from './structs.ts';
 
 const MIB = 1_048_576;
 const runs = [

@@ -2,8 +2,8 @@ import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
 import { dataLength } from '../../src/base/extents.ts';
 import { isZero } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
+import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from '../../src/base/vhd.ts';
 import { BLOCK, checkedSize, footerFor, leadFor, planFor, uuidFor } from './layout.ts';
-import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from './structs.ts';
 
 /**
  * Writes the disk into an empty file as a dynamic VHD; blocks of zeros take no space. The footer goes last, after

@@ -1,7 +1,15 @@
 /** VHD directories for tests, as vhd-lib of xen-orchestra writes them. */
 import { brotliCompressSync, gzipSync } from 'node:zlib';
 import { viewOf } from '../../src/base/struct.ts';
-import { DIFFERENCING, DYNAMIC, Footer, Header } from './structs.ts';
+import {
+  buildFooter,
+  buildHeader,
+  DISK_TYPE,
+  DynamicHeader,
+  FORMAT_VERSION,
+  geometryFor,
+  headerSum,
+} from '../../src/base/vhd.ts';
 
 export interface DirectorySpec {
   /** One byte, repeated. */
@@ -16,38 +24,34 @@ export interface DirectorySpec {
 
 export type Files = Record<string, Uint8Array>;
 
-export function withSum<T extends Uint8Array>(raw: T, at: number): T {
-  viewOf(raw).setUint32(at, 0);
-  const sum = raw.reduce((total, byte) => total + byte, 0);
-  viewOf(raw).setUint32(at, 0xffff_ffff - sum);
-  return raw;
-}
-
 function footerOf({ uuid, parent, size }: DirectorySpec): Uint8Array {
-  const diskType = parent === undefined ? DYNAMIC : DIFFERENCING;
-  const times = { features: 2, fileFormatVersion: 0x10000, timeStamp: 1000 };
-  const uniqueId = new Uint8Array(16).fill(uuid);
-  const fields = { cookie: 'conectix', ...times, currentSize: size, diskType, checksum: 0, uniqueId } as const;
-  return withSum(Footer.build(fields), 64);
+  return buildFooter({
+    features: 2,
+    fileFormatVersion: FORMAT_VERSION,
+    dataOffset: 512n,
+    timeStamp: 1000,
+    creatorApplication: Buffer.from('xo  '),
+    creatorVersion: 0,
+    creatorHostOs: 0,
+    originalSize: size,
+    currentSize: size,
+    diskGeometry: geometryFor(size / 512),
+    diskType: parent === undefined ? DISK_TYPE.dynamic : DISK_TYPE.differencing,
+    uniqueId: new Uint8Array(16).fill(uuid),
+    savedState: 0,
+  });
 }
 
 function headerOf({ parent, size, blockSize }: DirectorySpec): Uint8Array {
-  const name = new Uint8Array(512);
-  name.set(Buffer.from(parent?.name ?? '', 'utf16le').swap16());
-  const none = { platformCode: new Uint8Array(4), platformDataLength: 0 };
-  const locator = { platformCode: Buffer.from('W2ku'), platformDataLength: (parent?.name.length ?? 0) * 2 };
-  const parentLocators = Array.from({ length: 8 }, (_, i) => (i === 0 && parent !== undefined ? locator : none));
-  const fields = {
-    cookie: 'cxsparse',
-    headerVersion: 0x10000,
-    maxTableEntries: Math.ceil(size / blockSize),
-    blockSize,
-    checksum: 0,
-    parentUniqueId: new Uint8Array(16).fill(parent?.uuid ?? 0),
-    parentUnicodeName: name,
-    parentLocators,
-  } as const;
-  return withSum(Header.build(fields), 36);
+  const raw = buildHeader(1536, Math.ceil(size / blockSize), blockSize);
+  if (parent === undefined) return raw;
+  const view = viewOf(raw);
+  raw.fill(parent.uuid, DynamicHeader.offsetOf('parentUniqueId'), DynamicHeader.offsetOf('parentTimeStamp'));
+  raw.set(Buffer.from(parent.name, 'utf16le').swap16(), DynamicHeader.offsetOf('parentUnicodeName'));
+  raw.set(Buffer.from('W2ku'), DynamicHeader.offsetOf('parentLocators'));
+  view.setUint32(DynamicHeader.offsetOf('parentLocators') + 8, parent.name.length * 2);
+  view.setUint32(DynamicHeader.offsetOf('checksum'), headerSum(raw));
+  return raw;
 }
 
 /** The directory `name`, and `alias` beside it when that is given: `[name of the alias, its content]`. */

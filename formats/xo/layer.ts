@@ -1,8 +1,8 @@
 /** The disk of a VHD directory: each block is a file, with a bit per sector before its data. */
 import type { Bytes, Layer, LayerId } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
+import { SECTOR } from '../../src/base/vhd.ts';
 import type { Directory } from './directory.ts';
-import { SECTOR } from './structs.ts';
 
 /** 2 MiB of bitmaps stay in memory for blocks of 2 MiB. */
 const MOST_BITMAPS = 4096;

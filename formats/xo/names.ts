@@ -1,8 +1,8 @@
 /** Names in a remote of Xen Orchestra, and the names by which a disk knows its parent. */
 import type { LayerId, ParentRef, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { type HeaderFields, uuidText } from '../../src/base/vhd.ts';
 import type { Directory } from './directory.ts';
-import { type HeaderFields, uuidText } from './structs.ts';
 
 export const ALIAS = '.alias.vhd';
 const LONGEST_ALIAS = 1024;

@@ -2,10 +2,11 @@ import { createHash } from 'node:crypto';
 import type { Adapter, Confidence, Image, ImagePoint, LayerId, Store, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
+import { DISK_TYPE, DynamicHeader, Footer, SECTOR, uuidText } from '../../src/base/vhd.ts';
 import { type Directory, openDirectory } from './directory.ts';
 import { type BlockLayer, directoryLayer } from './layer.ts';
 import { ALIAS, parentOf, targetOf, timeOf } from './names.ts';
-import { DIFFERENCING, Footer, Header, parseFooter, parseHeader, SECTOR, uuidText } from './structs.ts';
+import { parseFooter, parseHeader } from './structs.ts';
 
 const EPOCH = Date.UTC(2000, 0, 1);
 
@@ -51,14 +52,14 @@ async function openImage(name: string, target: string, store: Store): Promise<Im
   const directory = await openDirectory(store, target);
   const rawFooter = await directory.read('footer', Footer.size);
   const footer = parseFooter(rawFooter, directory.fileName('footer'));
-  const rawHeader = await directory.read('header', Header.size);
+  const rawHeader = await directory.read('header', DynamicHeader.size);
   const header = parseHeader(rawHeader, footer.currentSize, directory.fileName('header'));
   // A bit per block, in as many bytes as there are blocks; only an eighth of them is used.
   const used = Math.ceil(footer.currentSize / header.blockSize / 8);
   const present = await directory.read('bat', roundUp(header.maxTableEntries, SECTOR), used);
   const uuid = uuidText(footer.uniqueId);
   const id = `vhd:${uuid}` as LayerId;
-  const differencing = footer.diskType === DIFFERENCING;
+  const differencing = footer.diskType === DISK_TYPE.differencing;
   const spec = { id, size: footer.currentSize, blockSize: header.blockSize, present, differencing };
   const opened = directoryLayer(directory, spec);
   let stored = 0;

@@ -4,11 +4,13 @@ import path from 'node:path';
 import { gzipSync, zstdDecompressSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import type { Image, Keyring, Problem } from '../../src/base/contracts.ts';
+import { viewOf } from '../../src/base/struct.ts';
+import { headerSum } from '../../src/base/vhd.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { memoryStore } from '../../src/stores/memory.ts';
 import { adapterKit, type MadeImage } from '../../test/kit/adapter-kit.ts';
 import { expectationOf, SAMPLES, sampleMissing } from '../../test/kit/samples.ts';
-import { type DirectorySpec, directoryFiles, type Files, withSum } from './fixtures.ts';
+import { type DirectorySpec, directoryFiles, type Files } from './fixtures.ts';
 import { xo } from './index.ts';
 
 const NO_KEYS: Keyring = { secrets: async () => [] };
@@ -195,7 +197,7 @@ describe('damage', () => {
     const large = base();
     const header = large[`${VDI}/data/base.vhd/header`]!;
     header[32] = 0x40;
-    withSum(header, 36);
+    viewOf(header).setUint32(36, headerSum(header));
     await expect(open(large)).rejects.toMatchObject({ fault: 'unsupported' });
     const filters = { ...base(), [`${VDI}/data/base.vhd/chunk-filters.json`]: Buffer.from('["lzma"]') };
     await expect(open(filters)).rejects.toMatchObject({ fault: 'unsupported' });

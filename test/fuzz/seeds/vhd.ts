@@ -1,7 +1,7 @@
 import { blockVhd, uuidOf } from '../../../formats/vhd/fixtures.ts';
 import { vhd } from '../../../formats/vhd/index.ts';
-import { DynamicHeader, Footer } from '../../../formats/vhd/structs.ts';
 import { viewOf } from '../../../src/base/struct.ts';
+import { DynamicHeader, Footer } from '../../../src/base/vhd.ts';
 import type { DamagedFile, DamagedFiles } from '../damage.ts';
 import { qemuSeeds } from '../qemu-seeds.ts';
 import { adapterTarget, type Seed } from '../target.ts';

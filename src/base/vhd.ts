@@ -2,21 +2,9 @@
  * Structures of the Virtual Hard Disk Image Format Specification 1.0 (Microsoft, 2006). Big-endian; times are seconds
  * since 2000-01-01 UTC; a sector is 512 bytes.
  */
-import type { Bytes } from '../../src/base/contracts.ts';
-import { ImageError } from '../../src/base/errors.ts';
-import {
-  arrayOf,
-  bits64be,
-  bytes,
-  magic,
-  type Struct,
-  struct,
-  u8,
-  u16be,
-  u32be,
-  u64be,
-  viewOf,
-} from '../../src/base/struct.ts';
+import type { Bytes } from './contracts.ts';
+import { ImageError } from './errors.ts';
+import { arrayOf, bits64be, bytes, magic, type Struct, struct, u8, u16be, u32be, u64be, viewOf } from './struct.ts';
 
 export const SECTOR = 512;
 export const FOOTER_SIZE = 512;
