@@ -41,7 +41,7 @@ export const volumeKeyOption = (yargs: Argv): Argv =>
     type: 'string',
     array: true,
     nargs: 1,
-    describe: 'pass-phrase or recovery key of an encrypted volume inside a disk (mode 600; may be repeated)',
+    describe: 'pass-phrase, recovery key or BEK file of an encrypted volume inside a disk (mode 600; may be repeated)',
   });
 
 export const volumeSecrets = ({ volumeKeyFile }: VolumeKeyArgs): readonly Uint8Array[] =>

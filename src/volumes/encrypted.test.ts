@@ -2,7 +2,6 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { memoryDisk } from '../../test/kit/disks.ts';
 import {
   type Expected,
   emptyImage,
@@ -90,22 +89,4 @@ describe.skipIf(cannot !== '')(`volumes inside LUKS ${cannot}`, () => {
     expect(found).toEqual({ volumes: [], locked: [], notes: ['disk0 p2 is left out'] });
     expect(tried).toEqual(['disk0 p1']);
   });
-});
-
-test('BitLocker is named as a locked volume, on disks of both kinds', async () => {
-  const id = Buffer.from('3bd66749292ed84a8399f6a339e3d001', 'hex');
-  for (const [signature, at] of [
-    ['-FVE-FS-', 160],
-    ['MSWIN4.1', 424],
-  ] as const) {
-    const bytes = Buffer.from(new ArrayBuffer(MIB));
-    bytes.write(signature, 3, 'latin1');
-    id.copy(bytes, at);
-    bytes.writeUInt16LE(0xaa55, 510);
-    const { volumes, locked } = await volumesOn([memoryDisk(bytes)], 'any key');
-    expect(volumes).toEqual([]);
-    expect(locked).toEqual([
-      { name: 'p0-bitlocker', type: 'bitlocker', reason: 'encrypted with BitLocker, which is not read' },
-    ]);
-  }
 });

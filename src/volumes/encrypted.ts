@@ -4,6 +4,7 @@ import { decipheredDisk } from '../base/deciphered-disk.ts';
 import { ImageError } from '../base/errors.ts';
 import { type LuksSource, luksHeader, unlockLuks } from '../base/luks/index.ts';
 import type { SectorCipher } from '../base/sector-cipher.ts';
+import { bitLockerIn } from './bitlocker/index.ts';
 import type { Stretch } from './stretch.ts';
 
 export interface Encrypted {
@@ -22,32 +23,14 @@ function plainStretch(stretch: Stretch, start: number, size: number, cipher: Sec
 
 /**
  * What a stretch is encrypted with; null: nothing that is known. 'first': by what stands at its start, before file
- * systems are looked for; 'last': also by copies elsewhere.
+ * systems are looked for; 'last': also by copies elsewhere. `alive` is called while a key is tried.
  */
-export async function encryptedIn(stretch: Stretch, when: 'first' | 'last'): Promise<Encrypted | null> {
-  return (await bitLockerIn(stretch)) ?? luksIn(stretch, when);
-}
-
-/** Signatures of BitLocker's boot sector, on a disk and on one that can be taken out. Source: libbde. */
-const BITLOCKER = new Set(['-FVE-FS-', 'MSWIN4.1']);
-/** `4967d63b-2e29-4ad8-8399-f6a339e3d001`, as it is stored, and where on disks of either kind. */
-const BITLOCKER_ID = '3bd66749292ed84a8399f6a339e3d001';
-const ID_PLACES = [160, 424];
-
-async function bitLockerIn({ its, disk, start, size }: Stretch): Promise<Encrypted | null> {
-  if (size < 512) return null;
-  const sector = Buffer.alloc(512);
-  await disk.read(sector, start);
-  const signature = sector.toString('latin1', 3, 11);
-  const marked = ID_PLACES.some(at => sector.toString('hex', at, at + 16) === BITLOCKER_ID);
-  if (signature !== '-FVE-FS-' && !(BITLOCKER.has(signature) && marked)) return null;
-  return {
-    type: 'bitlocker',
-    warnings: [],
-    unlock: async () => {
-      throw new ImageError('locked', 'encrypted with BitLocker, which is not read', { file: its });
-    },
-  };
+export async function encryptedIn(
+  stretch: Stretch,
+  when: 'first' | 'last',
+  alive: () => void,
+): Promise<Encrypted | null> {
+  return (await bitLockerIn(stretch, alive)) ?? luksIn(stretch, when);
 }
 
 async function luksIn(stretch: Stretch, when: 'first' | 'last'): Promise<Encrypted | null> {

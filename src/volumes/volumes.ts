@@ -151,7 +151,8 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, piece
   const source = volumeSource({ name: its, disk, start, size, cache: spec.cache });
   try {
     if (await isPiece(stretch, source, pieces)) return;
-    const early = await encryptedIn(stretch, 'first');
+    const alive = (): void => spec.opening?.(its);
+    const early = await encryptedIn(stretch, 'first', alive);
     const volume = early === null ? await firstOf(source) : null;
     if (volume !== null) {
       const name = unique(found, folderName(stretch, volume));
@@ -159,7 +160,7 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, piece
       found.notes.push(...volume.warnings.map(warning => `${its}: ${warning}`));
       return;
     }
-    const encrypted = early ?? (await encryptedIn(stretch, 'last'));
+    const encrypted = early ?? (await encryptedIn(stretch, 'last', alive));
     if (encrypted !== null) {
       const plain = await unlocked(spec, stretch, encrypted, found);
       if (plain !== null) await lookInto(spec, plain, found, pieces);
