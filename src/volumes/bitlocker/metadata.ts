@@ -5,7 +5,7 @@
 import { crc32 } from 'node:zlib';
 import type { Bytes } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
-import { struct, u16le, u32le, u64le, viewOf } from '../../base/struct.ts';
+import { struct, u16le, u32le, u64le } from '../../base/struct.ts';
 import type { Stretch } from '../stretch.ts';
 
 /** `4967d63b-2e29-4ad8-8399-f6a339e3d001` and `92a84d3b-dd80-4d0e-9e4e-b1e3284eaed8`, as they are stored. */
@@ -15,7 +15,6 @@ const CONVERTING_ID = '3b4da89280dd0e4d9e4eb1e3284eaed8';
 const ID_PLACES = [160, 424];
 const SIGNATURES = new Set(['-FVE-FS-', 'MSWIN4.1']);
 const METADATA_SIGNATURE = '-FVE-FS-';
-const COPIES = 3;
 /** What each copy of the metadata takes up on the volume. */
 export const METADATA_AREA = 65_536;
 const BLOCK_HEADER = 64;
@@ -40,6 +39,9 @@ const DataHeader = struct('FVE metadata header', DATA_HEADER, {
   headerSize: [8, u32le],
   method: [36, u16le],
 });
+
+/** What follows the identifier in the boot sector. */
+const Offsets = struct('BitLocker boot sector', 24, { first: [0, u64le], second: [8, u64le], third: [16, u64le] });
 
 export interface Entry {
   readonly type: number;
@@ -102,7 +104,7 @@ const idPlace = (sector: Buffer): number | null =>
 async function copyAt(stretch: Stretch, at: Bytes): Promise<Buffer | null> {
   const head = await bytesAt(stretch, at, BLOCK_HEADER);
   if (head.toString('latin1', 0, 8) !== METADATA_SIGNATURE) return null;
-  const { size, version } = BlockHeader.parse(head);
+  const { size, version } = BlockHeader.parse(head, 0, stretch.its);
   if (version === VISTA) {
     throw new ImageError('unsupported', 'BitLocker of Windows Vista is not read', { file: stretch.its, at });
   }
@@ -144,9 +146,10 @@ export async function readMetadata(stretch: Stretch, sector: Buffer): Promise<Me
   if (sectorSize !== 512 && sectorSize !== 4096) {
     throw new ImageError('unsupported', `BitLocker with sectors of ${sectorSize} bytes`, { file: its, at: 11 });
   }
-  const areas = Array.from({ length: COPIES }, (_, i) => u64le.read(viewOf(sector), place + 16 + 8 * i));
+  const { first, second, third } = Offsets.parse(sector, place + 16, its);
+  const areas = [first, second, third];
   const block = await soundCopy(stretch, areas);
-  const { encryptedSize, headerSectors, headerAt } = BlockHeader.parse(block);
+  const { encryptedSize, headerSectors, headerAt } = BlockHeader.parse(block, 0, its);
   const header = DataHeader.parse(block, BLOCK_HEADER, its);
   const end = BLOCK_HEADER + header.size;
   const sound = header.version === 1 && header.headerSize === DATA_HEADER && end <= block.length;
