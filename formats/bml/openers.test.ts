@@ -102,8 +102,8 @@ test('memory that threads reach is used as it is', async () => {
       expect(into.subarray(0, LENGTH).every(byte => byte === i + 1)).toBe(true);
     return turned;
   };
-  await expect.poll(round, { timeout: 20_000, interval: 20 }).toBe(true);
-  expect(await round()).toBe(true);
+  // Once in memory that the threads do not know yet, once in what they know; a busy machine may need several rounds.
+  for (let times = 0; times < 2; times++) await expect.poll(round, { timeout: 20_000, interval: 20 }).toBe(true);
 });
 
 test('a thread that was started and has nothing to do keeps no program from ending', () => {
