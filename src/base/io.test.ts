@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { openFile, readFullNow, replaceFile, writeFullNow } from './io.ts';
 import { native } from './native.ts';
 
@@ -62,6 +62,29 @@ describe('local files', () => {
     expect(fs.readFileSync(place('record'), 'utf8')).toBe('new');
     expect(fs.readdirSync(folder).filter(name => name.includes('.new-'))).toEqual([]);
   });
+
+  test.skipIf(!fs.existsSync('/dev/shm'))(
+    'one slow read sends the next ones to the pool, and not all that follow',
+    async () => {
+      // tmpfs does not say what is in memory.
+      const folder = fs.mkdtempSync('/dev/shm/bootmount-io-');
+      onTestFinished(() => fs.rmSync(folder, { recursive: true }));
+      fs.writeFileSync(path.join(folder, 'file'), Buffer.alloc(8192, 'in memory '));
+      await using file = await openFile(path.join(folder, 'file'), 'read');
+      const into = new Uint8Array(4096);
+      const clock = vi.spyOn(performance, 'now').mockReturnValueOnce(0).mockReturnValueOnce(1000);
+      expect(file.read(into, 0)).toBeUndefined();
+      clock.mockReturnValue(1000);
+      onTestFinished(() => clock.mockRestore());
+      let aside = 0;
+      for (let reading = file.read(into, 10); reading !== undefined && aside < 1000; reading = file.read(into, 10)) {
+        await reading;
+        aside++;
+      }
+      expect(aside).toBe(64);
+      expect(Buffer.from(into.subarray(0, 9)).toString()).toBe('in memory');
+    },
+  );
 
   test.skipIf(native() === null)('holes are found and made', async () => {
     await using file = await openFile(place('sparse'), 'create');

@@ -175,13 +175,15 @@ const COLD_READS = 64;
 /**
  * A local file or block device. Reads are done at once while the page cache answers; when one had to wait for the
  * device, the next ones go through the thread pool, so that a cold disk does not hold up the caller's other work: all of
- * them, or with `koffi` those that the page cache cannot answer.
+ * them, or with `koffi`, where the file system can tell, those that the page cache cannot answer.
  */
 export class LocalFile implements ByteFile {
   readonly name: string;
   readonly fd: number;
   #size: Bytes;
   #cold = 0;
+  /** Whether its file system says what is in memory: tmpfs and those of a network do not. */
+  #tells = true;
   #open = true;
   /** The last write that was handed to the pool. */
   #aside: Promise<void> = Promise.resolve();
@@ -208,11 +210,13 @@ export class LocalFile implements ByteFile {
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
     if (this.#cold > 0) {
       // Slow may also have been the processor: what is in memory is still read at once, where that can be told.
-      if (native()?.readNow(this.fd, into, at) === into.length) {
+      const got = this.#tells ? (native()?.readNow(this.fd, into, at) ?? null) : null;
+      this.#tells = got !== null;
+      if (got === into.length) {
         this.#cold--;
         return;
       }
-      this.#cold = native() === null ? this.#cold - 1 : COLD_READS;
+      this.#cold = got === null ? this.#cold - 1 : COLD_READS;
       return readFull(this.fd, into, at, this.name);
     }
     const before = performance.now();

@@ -14,6 +14,7 @@ const RWF_NOWAIT = 8;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const ENXIO = 6;
+const EOPNOTSUPP = 95;
 /** `cpu_set_t`, in bytes. */
 const CPU_MASK = 128;
 const KEEP_SIZE_PUNCH_HOLE = 3;
@@ -28,8 +29,8 @@ export interface Native {
    * has ended when `send` returns. The descriptor; null: `send` says false, or none came.
    */
   passDescriptor(send: (socket: number) => boolean): number | null;
-  /** Fills `into` if that takes no waiting for a device, or a part of it; the number of bytes, -1: none. */
-  readNow(fd: number, into: Uint8Array, at: Bytes): number;
+  /** Fills `into` if that takes no waiting for a device, or a part of it; the number of bytes, -1: none, null: the file system does not say. */
+  readNow(fd: number, into: Uint8Array, at: Bytes): number | null;
   /** zlib of this program (zlib.h); null where it does not show it. */
   readonly zlib: NativeZlib | null;
   /** A function that waits so many ms (-1: without end) until the descriptor can be read: poll(2)'s events, 0: none. */
@@ -159,7 +160,10 @@ function open(): Native | null {
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
       passDescriptor,
       zlib: openZlib(ffi),
-      readNow: (fd, into, at) => preadv2(fd, [{ base: into, length: into.length }], 1, at, RWF_NOWAIT),
+      readNow(fd, into, at) {
+        const got = preadv2(fd, [{ base: into, length: into.length }], 1, at, RWF_NOWAIT);
+        return got < 0 && ffi.errno() === EOPNOTSUPP ? null : got;
+      },
       poller(fd) {
         // struct pollfd: descriptor, events, returned events.
         const asked = Buffer.alloc(8);
