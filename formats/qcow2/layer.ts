@@ -128,7 +128,7 @@ class Mapping implements Layer {
     limit = Math.min(limit, size - at);
     const cluster = Math.floor(at / this.blockSize);
     const table = this.#tableOf(cluster);
-    if (table === 0) return { kind: 'absent', length: this.#runFrom(at, limit, 'absent', 0) };
+    if (table === 0) return { kind: 'absent', length: this.#runFrom(at, limit, 'absent', 0, null) };
     const page = table === null ? null : this.#tables.page(cluster);
     if (page === null) return null;
     const entry = cluster % this.#tables.perPage;
@@ -137,7 +137,7 @@ class Mapping implements Layer {
     if (kind === 'packed' || kind === 'bad')
       return { kind: 'packed', unit: cluster, within, length: Math.min(limit, this.blockSize - within) };
     const host = kind === 'plain' ? this.#entries.host(page, entry) : 0;
-    const run = this.#runFrom(at, limit, kind, host);
+    const run = this.#runFrom(at, limit, kind, host, page);
     return kind === 'plain' ? this.#plain(at, limit, host, run) : { kind, length: run };
   }
 
@@ -175,24 +175,44 @@ class Mapping implements Layer {
     return this.#tables.tableAt(Math.floor(cluster / this.#tables.perTable));
   }
 
-  /** Length of the run of `kind` that starts at `at`; stops at `limit`, and where a page is not resident. */
-  #runFrom(at: Bytes, limit: Bytes, kind: Kind, host: Bytes): Bytes {
+  /**
+   * Length of the run of `kind` that starts at `at`; stops at `limit`, and where a page is not resident. `page`: the one that
+   * holds the entry of `at`, null where there is no table.
+   */
+  #runFrom(at: Bytes, limit: Bytes, kind: Kind, host: Bytes, page: DataView | null): Bytes {
     const { perPage, perTable } = this.#tables;
-    const first = Math.floor(at / this.blockSize);
-    let reach = (Math.floor(at / this.#partSize) + 1) * this.#partSize;
+    const entries = this.#entries;
+    const lastOfTable = (cluster: number): number => (Math.floor(cluster / perTable) + 1) * perTable - 1;
+    let cluster = Math.floor(at / this.blockSize);
+    let part = Math.floor((at % this.blockSize) / this.#partSize);
+    if (page === null) {
+      cluster = lastOfTable(cluster);
+      part = entries.parts - 1;
+    }
+    let entry = cluster % perPage;
+    let expected = host;
+    let reach = cluster * this.blockSize + (part + 1) * this.#partSize;
     for (let steps = 0; reach - at < limit && steps < MOST_STEPS; steps++) {
-      const cluster = Math.floor(reach / this.blockSize);
-      const table = this.#tableOf(cluster);
-      if (table === 0) {
-        if (kind !== 'absent') break;
-        reach = (Math.floor(cluster / perTable) + 1) * perTable * this.blockSize;
-        continue;
+      if (++part === entries.parts) {
+        part = 0;
+        cluster++;
+        expected += this.blockSize;
+        if (++entry === perPage) {
+          entry = 0;
+          const table = this.#tableOf(cluster);
+          if (table === 0) {
+            if (kind !== 'absent') break;
+            cluster = lastOfTable(cluster);
+            part = entries.parts - 1;
+            entry = perPage - 1;
+            reach = (cluster + 1) * this.blockSize;
+            continue;
+          }
+          page = table === null ? null : this.#tables.page(cluster);
+        }
       }
-      const page = table === null ? null : this.#tables.page(cluster);
-      if (page === null) break;
-      const entry = cluster % perPage;
-      if (this.#entries.kind(page, entry, (reach % this.blockSize) / this.#partSize) !== kind) break;
-      if (kind === 'plain' && this.#entries.host(page, entry) !== host + (cluster - first) * this.blockSize) break;
+      if (page === null || entries.kind(page, entry, part) !== kind) break;
+      if (kind === 'plain' && entries.host(page, entry) !== expected) break;
       reach += this.#partSize;
     }
     return Math.min(limit, reach - at);
