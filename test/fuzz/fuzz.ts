@@ -13,6 +13,8 @@ import type { Found, Work } from './worker.ts';
 /** Seconds in which this process ran: one that is stopped for a while does not hang. */
 const HANGS_AFTER = 30;
 const HEAP_MB = 512;
+/** What a case leaves behind is collected while it is still cheap to do so. */
+const YOUNG_MB = 16;
 /** More of the same helps nobody. */
 const ENOUGH = 20;
 const KEPT_OF_A_KIND = 2;
@@ -39,7 +41,7 @@ function runThread(
   const workerData: Work = { target, seeds, seed, from, to, at };
   const thread = new Worker(new URL('worker.ts', import.meta.url), {
     workerData,
-    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: YOUNG_MB },
   });
   return new Promise(resolve => {
     let [last, ticks] = [0, 0];
