@@ -105,6 +105,36 @@ describe('reading ahead', () => {
     );
   });
 
+  test('units longer than what is decoded at the same time are decoded two at a time', async () => {
+    const unit = 4 * 2 ** 20;
+    let [flying, most] = [0, 0];
+    const layer: Layer = {
+      id: 'long' as LayerId,
+      size: 16 * unit,
+      blockSize: unit,
+      locate: (at, limit) => ({
+        kind: 'packed',
+        unit: Math.floor(at / unit),
+        within: at % unit,
+        length: Math.min(limit, unit - (at % unit)),
+      }),
+      async load() {},
+      async unpack() {
+        most = Math.max(most, ++flying);
+        for (let i = 0; i < 20; i++) await turn();
+        flying--;
+      },
+    };
+    const cache = new UnitCache(8 * unit);
+    const disk = chainDisk({ layers: [layer], id: 'test', sectorSize: 512, cache });
+    const into = new Uint8Array(2 ** 20);
+    for (let at = 0; at < unit; at += into.length) await disk.read(into, at);
+    // What is decoded now, nobody waits for.
+    most = flying;
+    await settled(cache);
+    expect(most).toBe(2);
+  });
+
   test('a run finds its units decoded, each of them once', async () => {
     const made = packed(400);
     const { cache, disk } = diskOf(made, 64 * UNIT);

@@ -7,8 +7,9 @@ const STARTS = 2;
 const SLACK = 8;
 /** So far ahead at most, and never more than a quarter of what the cache may hold. */
 const FARTHEST: Bytes = 8 * 2 ** 20;
-/** Bytes that are decoded at the same time. */
+/** Bytes that are decoded at the same time, and so many units however long they are. */
 const IN_FLIGHT: Bytes = 2 * 2 ** 20;
+const UNITS_IN_FLIGHT = 2;
 /** Bytes that are begun before requests and timers get their turn. */
 const PER_TURN: Bytes = 256 * 1024;
 /** Loads of metadata for one read. */
@@ -46,6 +47,7 @@ export class ReadAhead {
   #at: Bytes = 0;
   #until: Bytes = 0;
   #flying: Bytes = 0;
+  #units = 0;
   /** Loads of metadata since the last read: what was loaded may be forgotten again before it is looked at. */
   #loads = 0;
   #due = false;
@@ -106,7 +108,7 @@ export class ReadAhead {
   }
 
   #go(): void {
-    for (let begun = 0; this.#flying < IN_FLIGHT; ) {
+    for (let begun = 0; this.#flying < IN_FLIGHT || this.#units < UNITS_IN_FLIGHT; ) {
       const next = this.#seek();
       if (next === undefined) return;
       if (begun >= PER_TURN) {
@@ -120,11 +122,13 @@ export class ReadAhead {
       const bytes = next?.unit ?? PER_TURN;
       begun += bytes;
       this.#flying += bytes;
+      this.#units++;
       this.#source
         .begin(this.#at)
         .catch(() => this.#stop())
         .finally(() => {
           this.#flying -= bytes;
+          this.#units--;
           this.#soon();
         });
       // Without metadata nothing more can be seen; with them the same place is looked at again.

@@ -31,10 +31,13 @@ export function chainDisk(spec: ChainSpec): Disk {
         return where.source.read(into, where.at);
       case 'packed': {
         const { unit, within } = where;
+        packed = true;
         const data = cache.peek(owners[number]!, unit);
         if (data !== undefined) return void into.set(data.subarray(within, within + into.length));
-        if (cache.passes && into.length === layer.blockSize) return layer.unpack(unit, into);
-        packed = true;
+        if (cache.passes && into.length === layer.blockSize) {
+          packed = false;
+          return layer.unpack(unit, into);
+        }
         const copy = (got: Uint8Array): void => into.set(got.subarray(within, within + into.length));
         return cache.fetch(owners[number]!, unit, layer.blockSize, out => layer.unpack(unit, out), copy);
       }
