@@ -19,8 +19,8 @@ export interface Directory {
   fileName(member: string): string;
   /** The content of a member, which has to have `length` bytes, or at least `least`. Else, and when it is missing: 'corrupt'. */
   read(member: string, length: Bytes, least?: Bytes): Promise<Uint8Array>;
-  /** The first `length` bytes of a member of `whole` bytes; the whole is read where it is compressed. */
-  readStart(member: string, length: Bytes, whole: Bytes): Promise<Uint8Array>;
+  /** Fills `into` from offset `at` of a member of `whole` bytes; the whole is read where it is compressed. */
+  readPart(member: string, into: Uint8Array, at: Bytes, whole: Bytes): Promise<void>;
 }
 
 async function openMember(store: Store, file: string): Promise<ByteSource> {
@@ -90,16 +90,17 @@ export async function openDirectory(store: Store, name: string): Promise<Directo
     plain: unpack === undefined,
     fileName,
     read,
-    async readStart(member, length, whole) {
-      if (unpack !== undefined) return (await read(member, whole)).subarray(0, length);
+    async readPart(member, into, at, whole) {
+      if (unpack !== undefined) {
+        into.set((await read(member, whole)).subarray(at, at + into.length));
+        return;
+      }
       const file = fileName(member);
       await using source = await openMember(store, file);
       if (source.size !== whole) {
         throw new ImageError('corrupt', `${file} has ${source.size} bytes and should have ${whole}`, { file, at: 0 });
       }
-      const start = new Uint8Array(length);
-      await source.read(start, 0);
-      return start;
+      await source.read(into, at);
     },
   };
 }

@@ -40,7 +40,7 @@ export function directoryLayer(directory: Directory, spec: BlockSpec): BlockLaye
   const has = (block: number): boolean => bitOf(present, block) === 1;
 
   const keep = (block: number, bitmap: Uint8Array): void => {
-    bitmaps.set(block, bitmap.slice());
+    bitmaps.set(block, bitmap);
     const oldest = bitmaps.size > MOST_BITMAPS ? bitmaps.keys().next().value : undefined;
     if (oldest !== undefined) bitmaps.delete(oldest);
   };
@@ -77,16 +77,16 @@ export function directoryLayer(directory: Directory, spec: BlockSpec): BlockLaye
       if (!differencing || !has(block) || bitmaps.has(block)) return Promise.resolve();
       const shared = coming.get(block);
       if (shared !== undefined) return shared;
+      const bitmap = new Uint8Array(bitmapLength);
       const reading = directory
-        .readStart(memberOf(block), bitmapLength, fileLength)
-        .then(bitmap => keep(block, bitmap))
+        .readPart(memberOf(block), bitmap, 0, fileLength)
+        .then(() => keep(block, bitmap))
         .finally(() => coming.delete(block));
       coming.set(block, reading);
       return reading;
     },
     async unpack(unit, into) {
-      const content = await directory.read(memberOf(unit), fileLength);
-      into.set(content.subarray(bitmapLength));
+      await directory.readPart(memberOf(unit), into, bitmapLength, fileLength);
       // Past the end of the disk a block may hold anything.
       into.fill(0, Math.min(blockSize, size - unit * blockSize));
     },

@@ -50,7 +50,8 @@ export async function parentOf(directory: Directory, header: HeaderFields): Prom
     const code = Buffer.from(platformCode).toString('latin1');
     if ((code !== 'W2ru' && code !== 'W2ku') || length === 0 || length > LONGEST_LOCATOR) continue;
     try {
-      const raw = await directory.readStart(`parentLocatorEntry${i}`, length, length);
+      const raw = new Uint8Array(length);
+      await directory.readPart(`parentLocatorEntry${i}`, raw, 0, length);
       names.push(untilNul(Buffer.from(raw).toString('utf16le')));
     } catch (error) {
       // Names are hints; the parent is known by its UUID.

@@ -22,13 +22,14 @@ async function checkBlocks(
   run: VerifyRun,
 ) {
   const into = new Uint8Array(layer.blockSize);
+  const start = into.subarray(0, SECTOR);
   let checked = 0;
   for (let block = 0; block < blocks; block++) {
     run.signal.throwIfAborted();
     if (!has(block)) continue;
     try {
       if (run.level === 3) await layer.unpack(block, into);
-      else if (directory.plain) await directory.readStart(memberOf(block), SECTOR, fileLength);
+      else if (directory.plain) await directory.readPart(memberOf(block), start, 0, fileLength);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
       const file = error.where.file ?? directory.name;
