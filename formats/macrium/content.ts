@@ -1,8 +1,10 @@
 /** One stored block made readable: `src/libs/restore/restore.cpp` of github.com/macrium/mrimgx_file_layout, `readBlock`. */
-import { createHash } from 'node:crypto';
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
+import { digestOf } from '../../src/base/digest.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { decompress, FRAME_HEADER, frameContentSize } from './codec.ts';
+import { Trays } from '../../src/base/trays.ts';
+import { unzstdInto } from '../../src/base/zstd.ts';
+import { FRAME_HEADER, frameContentSize } from './codec.ts';
 import type { Files, Member } from './files.ts';
 import type { Key, Place } from './keys.ts';
 import { corrupt, type Element } from './structs.ts';
@@ -50,29 +52,37 @@ function decrypted(key: Key | null, stored: Uint8Array, place: Place, fail: (why
   return key.decrypt(stored, place);
 }
 
+export const trays = new Trays();
+
 /**
- * The content of one block, at most `limit` bytes; its MD5 holds. Faults: 'broken-chain' for a missing file, 'corrupt'
- * with the file and offset of the stored block.
+ * Puts the content of one block at the start of `into`, which has the most that it may be; gives its length. Its MD5 holds.
+ * Faults: 'broken-chain' for a missing file, 'corrupt' with the file and offset of the stored block; nothing in `into` is to
+ * be used then.
  */
-export async function readBlock(origin: Origin, element: Element, place: Place, limit: Bytes): Promise<Uint8Array> {
+export async function readBlock(origin: Origin, element: Element, place: Place, into: Uint8Array): Promise<Bytes> {
+  const limit = into.length;
   const what = `block ${place.block} of partition ${place.partition} on disk ${place.disk}`;
   const { source, compressed, key } = storedIn(origin, element, what, limit);
   const fail = (why: string, cause?: unknown): ImageError =>
     new ImageError('corrupt', `${what} ${why}`, { file: source.name, at: element.fileAt }, { cause });
-  const stored = new Uint8Array(element.length);
-  await source.read(stored, element.fileAt);
-  let plain = decrypted(key, stored, place, fail);
-  if (compressed) {
-    try {
-      plain = await decompress(plain, limit);
-    } catch (cause) {
-      throw fail('does not decompress', cause);
+  const length = await trays.lend(element.length, async stored => {
+    await source.read(stored, element.fileAt);
+    const packed = decrypted(key, stored, place, fail);
+    if (compressed) {
+      try {
+        return await unzstdInto(packed, into);
+      } catch (cause) {
+        throw fail('does not decompress', cause);
+      }
     }
-  }
-  if (plain.length > limit) throw fail(`has ${plain.length} bytes, more than ${limit}`);
+    if (packed.length > limit) throw fail(`has ${packed.length} bytes, more than ${limit}`);
+    into.set(packed);
+    return packed.length;
+  });
   // The reference code checks compressed blocks only; writers give the MD5 of every block.
-  if (!createHash('md5').update(plain).digest().equals(element.md5)) throw fail('fails its MD5');
-  return plain;
+  const digest = await digestOf('md5', into.subarray(0, length));
+  if (Buffer.compare(digest, element.md5) !== 0) throw fail('fails its MD5');
+  return length;
 }
 
 /** Length of a block's content, from its first bytes. */

@@ -29,9 +29,8 @@ export function blocksVolume(spec: PartitionSpec, index: BlockIndex, count: numb
     blockSize,
     blocks: index,
     async unpack(block, into) {
-      const plain = await readBlock(origin, await index.element(block), placeOf(spec, block), blockSize);
-      into.set(plain);
-      into.fill(0, plain.length);
+      const length = await readBlock(origin, await index.element(block), placeOf(spec, block), into);
+      into.fill(0, length);
     },
   });
   return { blockSize, units: count, locate: layer.locate, load: layer.load, unpack: layer.unpack };
@@ -94,7 +93,10 @@ export function reservedVolume(spec: PartitionSpec, index: IndexPlace): Volume {
   };
   const contentOf = ({ elements, numbers }: Run, i: number): Promise<Uint8Array> => {
     if (last?.block === i) return last.content;
-    const content = readBlock(spec.origin, elements[i]!, placeOf(spec, numbers[i]!), MAX_RESERVED);
+    const whole = new Uint8Array(MAX_RESERVED);
+    const content = readBlock(spec.origin, elements[i]!, placeOf(spec, numbers[i]!), whole).then(length =>
+      whole.subarray(0, length),
+    );
     last = { block: i, content };
     content.catch(() => {
       if (last?.content === content) last = null;

@@ -1,13 +1,13 @@
 /** Blobs: chunks, manifests and configurations, each with a checksum, some packed with zstd, some encrypted. */
-import { promisify } from 'node:util';
-import { crc32, zstdDecompress } from 'node:zlib';
+import { crc32 } from 'node:zlib';
 import type { Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { Trays } from '../../src/base/trays.ts';
+import { unzstdInto } from '../../src/base/zstd.ts';
 import type { BackupKey } from './keys.ts';
 import { type BlobKind, blobKind, PlainBlob, SealedBlob } from './structs.ts';
 
 const TAG = 16;
-const unzstd = promisify<Uint8Array, object, Buffer<ArrayBuffer>>(zstdDecompress);
 
 export interface Blob {
   readonly name: string;
@@ -16,18 +16,33 @@ export interface Blob {
   readonly raw: Uint8Array<ArrayBuffer>;
 }
 
-/** Reads the file of a blob whose content is at most `most` bytes long. A longer one is 'corrupt'. */
-export async function readBlob(store: Store, name: string, most: Bytes): Promise<Blob> {
+const trays = new Trays();
+
+/**
+ * Reads the file of a blob whose content is at most `most` bytes long; a longer one is 'corrupt'. `use` has the blob until it
+ * is done.
+ */
+export async function lentBlob<T>(
+  store: Store,
+  name: string,
+  most: Bytes,
+  use: (blob: Blob) => Promise<T>,
+): Promise<T> {
   await using source = await store.open(name);
   const length = source.size;
   // Packing is given up where it does not make the blob shorter, so the header is all that can be added.
   if (length > most + SealedBlob.size) {
     throw new ImageError('corrupt', `${length} bytes are too many for a blob of ${most}`, { file: name });
   }
-  const raw = new Uint8Array(length + TAG);
-  await source.read(raw.subarray(0, length), 0);
-  return { name, length, raw };
+  return await trays.lend(length + TAG, async raw => {
+    await source.read(raw.subarray(0, length), 0);
+    return use({ name, length, raw });
+  });
 }
+
+/** As `lentBlob`, to keep. */
+export const readBlob = (store: Store, name: string, most: Bytes): Promise<Blob> =>
+  lentBlob(store, name, most, async blob => ({ ...blob, raw: blob.raw.slice() }));
 
 /** null: the file does not begin as a blob does. */
 export function kindOf({ raw, length }: Blob): BlobKind | null {
@@ -63,16 +78,13 @@ async function unseal(blob: Blob, key: BackupKey | null): Promise<Uint8Array<Arr
 }
 
 /**
- * Decrypts and unpacks, off the calling thread. `most`: longest content; more is 'corrupt'. The checksum (CRC-32) is
- * looked at only where asked: chunks have a digest, and it is computed by the caller's thread.
+ * Decrypts and unpacks to the start of `into`, off the calling thread where that takes long; gives the length. More than there
+ * is room for is 'corrupt'. The checksum (CRC-32) is looked at only where asked: chunks have a digest, and it is computed by
+ * the caller's thread.
  */
-export async function blobContent(
-  blob: Blob,
-  key: BackupKey | null,
-  most: Bytes,
-  checkCrc: boolean,
-): Promise<Uint8Array<ArrayBuffer>> {
+export async function blobInto(blob: Blob, key: BackupKey | null, into: Uint8Array, checkCrc: boolean): Promise<Bytes> {
   const { raw, length, name } = blob;
+  const most = into.length;
   const kind = kindOf(blob);
   if (kind === null) {
     throw new ImageError('corrupt', 'the file is not a blob', { file: name, at: 0, field: 'magic' });
@@ -83,13 +95,22 @@ export async function blobContent(
   const stored = kind.encrypted ? await unseal(blob, key) : raw.subarray(kind.header, length);
   if (!kind.packed) {
     if (stored.length > most) throw new ImageError('corrupt', `the blob holds more than ${most} bytes`, { file: name });
-    return stored;
+    into.set(stored);
+    return stored.length;
   }
   try {
-    // A chunk comes out in one piece; the room beyond lets the decoder see the end of its frame.
-    const chunkSize = Math.min(most, Math.max(65_536, stored.length * 8)) + 64;
-    return await unzstd(stored, { maxOutputLength: most, chunkSize });
+    return await unzstdInto(stored, into);
   } catch (cause) {
     throw new ImageError('corrupt', 'the blob cannot be decompressed', { file: name, at: kind.header }, { cause });
   }
+}
+
+/** As `blobInto`, in memory of its own. `most`: longest content. */
+export async function blobContent(
+  blob: Blob,
+  key: BackupKey | null,
+  most: Bytes,
+  checkCrc: boolean,
+): Promise<Uint8Array<ArrayBuffer>> {
+  return trays.lend(most, async into => into.slice(0, await blobInto(blob, key, into, checkCrc)));
 }

@@ -1,6 +1,6 @@
 import type { Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { blobContent, kindOf, readBlob } from './blob.ts';
+import { blobInto, kindOf, lentBlob } from './blob.ts';
 import { type BackupKey, digestOf, sameDigest } from './keys.ts';
 import { chunkFile } from './place.ts';
 import { hex } from './structs.ts';
@@ -14,36 +14,38 @@ export interface ChunkShelf {
 }
 
 /**
- * Content of the chunk with this digest, which must be `length` bytes: decrypted, unpacked, and compared with the digest.
- * 'corrupt', naming the chunk's file, when it is missing, damaged or of another length.
+ * Fills `into` with the content of the chunk with this digest, which must be as long: decrypted, unpacked, and compared with
+ * the digest. 'corrupt', naming the chunk's file, when it is missing, damaged or of another length; nothing in `into` is to be
+ * used then.
  */
 export async function readChunk(
   shelf: ChunkShelf,
   digest: Uint8Array,
-  length: Bytes,
+  into: Uint8Array,
   checkCrc: boolean,
-): Promise<Uint8Array<ArrayBuffer>> {
+): Promise<void> {
   const { store, root, key } = shelf;
+  const length = into.length;
   const name = hex(digest);
   const file = chunkFile(root, name);
-  let content: Uint8Array<ArrayBuffer>;
+  let got: Bytes;
   try {
-    const blob = await readBlob(store, file, length);
-    if (key !== null && kindOf(blob)?.encrypted === false) {
-      throw new ImageError('corrupt', `chunk ${name} is not encrypted, and should be`, { file, at: 0 });
-    }
-    content = await blobContent(blob, key, length, checkCrc);
+    got = await lentBlob(store, file, length, blob => {
+      if (key !== null && kindOf(blob)?.encrypted === false) {
+        throw new ImageError('corrupt', `chunk ${name} is not encrypted, and should be`, { file, at: 0 });
+      }
+      return blobInto(blob, key, into, checkCrc);
+    });
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     const { fault, where, message } = error;
     if (fault === 'not-found') throw new ImageError('corrupt', `chunk ${name} is missing`, { file }, { cause: error });
     throw new ImageError(fault, `chunk ${name}: ${message}`, { ...where, file }, { cause: error });
   }
-  if (content.length !== length) {
-    throw new ImageError('corrupt', `chunk ${name} has ${content.length} bytes instead of ${length}`, { file });
+  if (got !== length) {
+    throw new ImageError('corrupt', `chunk ${name} has ${got} bytes instead of ${length}`, { file });
   }
-  if (!sameDigest(await digestOf(content, key), digest)) {
+  if (!sameDigest(await digestOf(into, key), digest)) {
     throw new ImageError('corrupt', `chunk ${name} holds other data than its digest says`, { file });
   }
-  return content;
 }

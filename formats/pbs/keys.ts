@@ -2,6 +2,8 @@
 import { createHash, pbkdf2, pbkdf2Sync, scrypt } from 'node:crypto';
 import { promisify } from 'node:util';
 import type { Bytes, Keyring } from '../../src/base/contracts.ts';
+import { digestOf as blockDigest } from '../../src/base/digest.ts';
+import { Trays } from '../../src/base/trays.ts';
 import { DIGEST, hex } from './structs.ts';
 
 const { subtle } = crypto;
@@ -34,13 +36,16 @@ export interface Keys {
   readonly waiting: boolean;
 }
 
-/** SHA-256 of `data` and what follows it, off the calling thread. */
-export async function digestOf(data: Uint8Array<ArrayBuffer>, key: BackupKey | null): Promise<Uint8Array> {
-  if (key === null) return new Uint8Array(await subtle.digest('SHA-256', data));
-  const both = new Uint8Array(data.length + key.idKey.length);
-  both.set(data);
-  both.set(key.idKey, data.length);
-  return new Uint8Array(await subtle.digest('SHA-256', both));
+const trays = new Trays();
+
+/** SHA-256 of `data` and what follows it, off the calling thread where that takes long. */
+export async function digestOf(data: Uint8Array, key: BackupKey | null): Promise<Uint8Array> {
+  if (key === null) return blockDigest('sha256', data);
+  return trays.lend(data.length + key.idKey.length, async both => {
+    both.set(data);
+    both.set(key.idKey, data.length);
+    return blockDigest('sha256', both);
+  });
 }
 
 const perSize = (make: (chunkSize: Bytes) => Promise<Uint8Array>): ((chunkSize: Bytes) => Promise<Uint8Array>) => {

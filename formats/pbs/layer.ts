@@ -28,9 +28,8 @@ export interface IndexLayer {
 const digestAt = (page: Uint8Array, within: number): Uint8Array => page.subarray(within, within + DIGEST);
 
 async function unpackChunk(shelf: ChunkShelf, place: ChunkPlace, into: Uint8Array): Promise<void> {
-  const content = await readChunk(shelf, place.digest, place.length, false);
-  into.set(content);
-  into.fill(0, content.length);
+  await readChunk(shelf, place.digest, into.subarray(0, place.length), false);
+  into.fill(0, place.length);
 }
 
 /**

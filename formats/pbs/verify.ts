@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { Bytes, Store, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { Trays } from '../../src/base/trays.ts';
 import { crcHolds, kindOf, readBlob } from './blob.ts';
 import { type ChunkShelf, readChunk } from './chunk.ts';
 import { DigestSet } from './digest-set.ts';
@@ -22,6 +23,8 @@ export interface VerifyParts {
   readonly manifest: Manifest;
   readonly disks: readonly SnapshotDisk[];
 }
+
+const trays = new Trays();
 
 interface Walk extends VerifyParts {
   readonly run: VerifyRun;
@@ -111,7 +114,7 @@ async function checkChunk(walk: Walk, { name, shelf }: SnapshotDisk, place: Chun
   try {
     if (walk.run.level < 3) await checkPresence(shelf, place);
     else {
-      await readChunk(shelf, place.digest, place.length, true);
+      await trays.lend(place.length, into => readChunk(shelf, place.digest, into, true));
       walk.bytes += place.length;
     }
   } catch (error) {

@@ -1,6 +1,6 @@
 import zlib from 'node:zlib';
 import { describe, expect, test } from 'vitest';
-import { zstd } from './zstd.ts';
+import { unzstdInto, zstd } from './zstd.ts';
 
 const fast = zstd();
 const cannot = fast === null ? 'koffi is not installed' : '';
@@ -53,4 +53,36 @@ describe.skipIf(cannot !== '')(`zstd without a context for each call${cannot && 
     expect(fast!.decompress(frame, into)).toBe(4096);
     expect(Buffer.compare(into, text.subarray(0, 4096))).toBe(0);
   });
+});
+
+test('frames at once and on other threads, whatever follows; damage and too much are errors', async () => {
+  const packed = zlib.zstdCompressSync(text);
+  const behind = Buffer.concat([packed, Buffer.alloc(300, 7)]);
+  const failed = async (data: Uint8Array, room: number): Promise<string> => {
+    try {
+      return `${await unzstdInto(data, new Uint8Array(room))} bytes`;
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  let later = 0;
+  const one = async (): Promise<void> => {
+    const into = new Uint8Array(text.length + 20).fill(0xee);
+    const working = unzstdInto(behind, into.subarray(0, text.length + 1));
+    if (working instanceof Promise) later++;
+    expect(await working).toBe(text.length);
+    expect(Buffer.compare(into.subarray(0, text.length), text)).toBe(0);
+    expect(into.subarray(text.length + 1).every(byte => byte === 0xee)).toBe(true);
+  };
+  // Long enough that they count as slow.
+  const long = zlib.zstdCompressSync(Buffer.alloc(2 ** 22, text));
+  for (let i = 0; i < 40; i++) expect(await unzstdInto(long, new Uint8Array(2 ** 22))).toBe(2 ** 22);
+  for (let i = 0; i < 10; i++) await Promise.all(Array.from({ length: 20 }, one));
+  expect(later).toBeGreaterThan(0);
+  for (let i = 0; i < 3; i++) {
+    expect(await failed(packed, text.length - 1)).not.toMatch(/^\d+ bytes$/);
+    expect(await failed(packed.subarray(0, -1), text.length)).not.toMatch(/^\d+ bytes$/);
+    expect(await failed(new Uint8Array(512), text.length)).not.toMatch(/^\d+ bytes$/);
+    expect(await failed(packed, text.length)).toBe(`${text.length} bytes`);
+  }
 });

@@ -1,9 +1,12 @@
 /**
  * zstd of single frames through the library that is part of Node, by the optional package `koffi`: `node:zlib` makes a context,
- * buffers and an object for every call, which takes longer than a block. Here a thread has one context of each kind.
+ * buffers and an object for every call, which takes longer than a block. Here a thread has one context of each kind, and those
+ * that were needed at once on pool threads.
  */
+import { zstdDecompress } from 'node:zlib';
 import type { Koffi } from './native.ts';
 import { koffi } from './native.ts';
+import { Pace } from './pace.ts';
 
 export interface Zstd {
   /** Length of the frame that was put at the start of `into`; 0: it does not fit. */
@@ -13,6 +16,8 @@ export interface Zstd {
    * many bytes; what is in `into` is not to be used then.
    */
   decompress(packed: Uint8Array, into: Uint8Array): number;
+  /** As `decompress`, on a pool thread. */
+  decompressAside(packed: Uint8Array, into: Uint8Array): Promise<number>;
   /** Length of the frame that `packed` begins with. Throws when it begins with none, or ends inside it. */
   frameLength(packed: Uint8Array): number;
 }
@@ -40,6 +45,8 @@ function open({ load }: Koffi): Zstd {
   const errorName = node.func('const char *ZSTD_getErrorName(int64_t)');
   let compressor: unknown = null;
   let decompressor: unknown = null;
+  // As many as were needed at once; never freed, since a thread may be at work when the program ends.
+  const aside: unknown[] = [];
   // A thread that ends leaves nothing behind.
   process.once('exit', () => {
     if (compressor !== null) freeCompressor(compressor);
@@ -65,6 +72,19 @@ function open({ load }: Koffi): Zstd {
       decompressor ??= newDecompressor();
       return checked(decompress(decompressor, into, into.length, packed, packed.length));
     },
+    async decompressAside(packed, into) {
+      if (lengthOf(packed) !== packed.length) throw new RangeError('bytes follow the compressed data');
+      const context = aside.pop() ?? newDecompressor();
+      try {
+        const length = await new Promise<number>((resolve, reject) => {
+          const told = (error: Error | null, got: number): void => (error === null ? resolve(got) : reject(error));
+          decompress.async(context, into, into.length, packed, packed.length, told);
+        });
+        return checked(length);
+      } finally {
+        aside.push(context);
+      }
+    },
   };
 }
 
@@ -82,4 +102,37 @@ export function zstd(): Zstd | null {
     }
   }
   return opened;
+}
+
+function unzstdByNode(packed: Uint8Array, into: Uint8Array): Promise<number> {
+  // The room beyond the length lets the decoder see that its frame has ended; without it, it goes on into what follows.
+  const options = { maxOutputLength: into.length, chunkSize: into.length + 64 };
+  return new Promise((resolve, reject) => {
+    zstdDecompress(packed, options, (error, out) => {
+      if (error === null) into.set(out);
+      if (error === null) resolve(out.length);
+      else reject(error);
+    });
+  });
+}
+
+/** How long frames take that are opened in the caller's thread. */
+const pace = new Pace();
+
+/**
+ * Decompresses the frame that `packed` begins with to the start of `into`; gives the length, and what is in `into` behind it
+ * is not to be used. What follows the frame is ignored. Fails for damage, for what is cut off and for more than there is room
+ * for; nothing in `into` is to be used then. At once while frames are quick, else on a pool thread.
+ */
+export function unzstdInto(packed: Uint8Array, into: Uint8Array): number | Promise<number> {
+  const fast = zstd();
+  if (fast === null) return unzstdByNode(packed, into);
+  const frame = packed.subarray(0, fast.frameLength(packed));
+  if (!pace.isQuick()) return fast.decompressAside(frame, into);
+  const began = performance.now();
+  try {
+    return fast.decompress(frame, into);
+  } finally {
+    pace.took(performance.now() - began);
+  }
 }
