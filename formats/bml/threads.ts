@@ -96,8 +96,8 @@ export class Threads<M, R> {
         thread.load -= waiting.load;
         waiting.resolve(reply as R);
       }
-      // A thread that waits for work keeps nobody from ending.
-      if (thread.running.length === 0) worker.unref();
+      // A thread that waits for work keeps nobody from ending; one whose end is waited for must.
+      if (thread.running.length === 0 && this.#threads.includes(thread)) worker.unref();
     });
     worker.on('error', cause => {
       fail(new ImageError('io', `a thread that ${what} failed: ${(cause as Error).message}`, {}, { cause }));

@@ -9,9 +9,11 @@ import { openRepo } from './open.ts';
 import { type KeyArgs, keyOptions, keyring, type SecretRing } from './secrets.ts';
 import { openSource, type Source } from './source.ts';
 import { display, formatDuration, formatSize, parseSize } from './text.ts';
+import { type Allocated, allocatedOf, wholly } from './unallocated.ts';
 import type { Context, Verb } from './verb.ts';
 
 const TYPES = ['auto', 'full', 'incremental', 'differential'] as const;
+const ALLOCATED = ['extent', 'fs'] as const;
 
 export type BackupArgs = KeyArgs & {
   readonly source: string;
@@ -24,6 +26,7 @@ export type BackupArgs = KeyArgs & {
   readonly time?: string;
   readonly sourceFormat?: string;
   readonly verify: boolean;
+  readonly allocated: (typeof ALLOCATED)[number];
 };
 
 /** A set's name is a folder's name and half of `SET@POINT`. */
@@ -52,7 +55,7 @@ function timeOf(text: string | undefined): Date {
 async function compareWithSource(
   args: BackupArgs,
   file: string,
-  source: Source,
+  source: Pick<Source, 'disks'>,
   keys: SecretRing,
   context: Context,
 ): Promise<void> {
@@ -76,7 +79,7 @@ async function compareWithSource(
 async function copy(
   args: BackupArgs,
   plan: Plan,
-  source: Source,
+  source: Allocated,
   context: Context,
 ): Promise<{ file: string; read: number; stored: number; changed: number; zeroed: number }> {
   const store = localWritableStore(args.repo);
@@ -96,6 +99,7 @@ async function copy(
       parents: plan.parentDisks,
       writer: layer,
       blockSize: plan.spec.blockSize,
+      beforeCommit: () => source.check(),
       signal: context.signal,
       progress: done => bar.at(done),
     });
@@ -135,6 +139,12 @@ export const command: Verb = {
           nargs: 1,
           describe: 'read the source as this format, never as another',
         })
+        .option('allocated', {
+          choices: ALLOCATED,
+          default: 'extent',
+          nargs: 1,
+          describe: 'extent: all that is not a hole; fs: without what the file systems of the disk have free',
+        })
         .option('time', { type: 'string', nargs: 1, describe: 'time of the restore point, for imports' })
         .option('verify', { type: 'boolean', default: false, describe: 'read the new point back and compare' }),
     ),
@@ -150,21 +160,36 @@ export const command: Verb = {
     await using source = await openSource(args.source, args.sourceFormat ?? null, await context.adapters(), keys);
     for (const warning of source.warnings) context.note(`bootmount: warning: ${display(warning)}`);
     await using plan = await planBackup({ args, blockSize, time, source, keys, context });
-    const result = await copy(args, plan, source, context);
-    if (args.verify) await compareWithSource(args, result.file, source, keys, context);
+    const allocated =
+      args.allocated === 'fs' ? await allocatedOf(source.disks, plan.spec.blockSize, context) : wholly(source.disks);
+    const result = await copy(args, plan, allocated, context);
+    if (args.verify) await compareWithSource(args, result.file, allocated, keys, context);
+    const left = args.allocated === 'fs' ? { free: allocated.free, kept: allocated.kept } : {};
     const { file, read, stored, changed, zeroed } = result;
     const ms = performance.now() - begin;
     const { type } = plan.spec;
     if (context.json) {
       const seconds = Math.round(ms) / 1000;
-      context.outJson({ set: args.set, point: timeName(time), type, file, read, stored, changed, zeroed, seconds });
+      context.outJson({
+        set: args.set,
+        point: timeName(time),
+        type,
+        file,
+        read,
+        stored,
+        changed,
+        zeroed,
+        ...left,
+        seconds,
+      });
       return;
     }
     const ratio = stored > 0 && changed > 0 ? ` (${((changed * plan.spec.blockSize) / stored).toFixed(1)}:1)` : '';
     const blocks = `${changed} ${changed === 1 ? 'block' : 'blocks'} changed${zeroed > 0 ? `, ${zeroed} became zero` : ''}`;
     const counts = `${formatSize(read)} read, ${type === 'full' ? '' : `${blocks}, `}${formatSize(stored)} stored${ratio}`;
+    const free = args.allocated === 'fs' ? `, ${formatSize(allocated.free)} of free space left out` : '';
     context.out(
-      `${args.set}@${timeName(time)}: ${type}${plan.spec.secret === null ? '' : ', encrypted'}: ${counts}, ${formatDuration(ms)}`,
+      `${args.set}@${timeName(time)}: ${type}${plan.spec.secret === null ? '' : ', encrypted'}: ${counts}${free}, ${formatDuration(ms)}`,
     );
   },
 };

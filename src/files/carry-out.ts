@@ -3,8 +3,11 @@ import { flushCompileCache } from 'node:module';
 import type { Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import type { FileContent, VolumeDir, VolumeNode } from '../volumes/contracts.ts';
+import { eachUnused } from '../volumes/free.ts';
 import { shownName } from '../volumes/names.ts';
+import { isSuspended } from '../volumes/signs.ts';
 import { MetadataCache } from '../volumes/source.ts';
+import type { Stretch } from '../volumes/stretch.ts';
 import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.ts';
 import { childOf, entriesOf, Recent } from './folders.ts';
 import { makeLittleGarbage } from './garbage.ts';
@@ -19,9 +22,11 @@ import {
   type RangesRecord,
   STORED,
   type ToChild,
+  type UnusedRecord,
   type VolumesRecord,
   type Work,
 } from './protocol.ts';
+import { addUnused, noneUnused, type UnusedBlocks } from './unused-map.ts';
 
 const METADATA_BUDGET = 12_582_912;
 const FOLDERS_KEPT = 4096;
@@ -56,6 +61,7 @@ function remoteDisk(group: number, index: number, { name, size, sectorSize }: Di
 interface Opened {
   readonly volumes: ReadonlyMap<string, FoundVolume>;
   readonly locked: readonly LockedVolume[];
+  readonly unknown: readonly Stretch[];
   readonly notes: readonly string[];
 }
 
@@ -80,7 +86,7 @@ const fresh = (disks: readonly DiskSpec[], skip: ReadonlySet<string>): Group => 
 
 async function openGroup(number: number, { disks, skip }: Group): Promise<Opened> {
   const named = disks.map((spec, index) => ({ disk: remoteDisk(number, index, spec), name: spec.name }));
-  const { volumes, locked, notes } = await open({
+  const { volumes, locked, unknown, notes } = await open({
     disks: named,
     cache: metadata,
     keys: { secrets: async () => secrets },
@@ -88,7 +94,7 @@ async function openGroup(number: number, { disks, skip }: Group): Promise<Opened
     opening: its => send({ opening: its, group: number }),
   });
   send({ opening: null, group: number });
-  return { volumes: new Map(volumes.map(volume => [shownName(volume.name), volume])), locked, notes };
+  return { volumes: new Map(volumes.map(volume => [shownName(volume.name), volume])), locked, unknown, notes };
 }
 
 function groupOf(number: number): Group {
@@ -209,13 +215,29 @@ async function recordAt(at: NodePath, most: number): Promise<NodeRecord> {
   }
 }
 
+async function unusedIn(at: NodePath, blockSize: Bytes): Promise<UnusedRecord> {
+  const { disks } = groupOf(at.group);
+  for (const stretch of (await openedOf(at.group)).unknown) {
+    if (!(await isSuspended(stretch))) continue;
+    throw new ImageError('unsupported', `a sleeping system in ${stretch.its} may have it open`, { file: at.volume });
+  }
+  const maps = disks.map((): UnusedBlocks | null => null);
+  await eachUnused(await volumeOf(at), (disk, from, length) => {
+    const { size } = disks[disk]!;
+    maps[disk] ??= noneUnused(size, blockSize);
+    addUnused(maps[disk], size, from, length);
+  });
+  return { bits: maps.map(map => map?.bits ?? null) };
+}
+
 async function carryOut(work: Work): Promise<unknown> {
   switch (work.op) {
     case 'volumes': {
-      const { volumes, locked, notes } = await openedOf(work.group);
+      const { volumes, locked, unknown, notes } = await openedOf(work.group);
       const record: VolumesRecord = {
         volumes: Array.from(volumes, ([name, { volume }]) => ({ name, type: volume.type })),
         locked,
+        unknown: unknown.map(({ its }) => its),
         notes,
       };
       return record;
@@ -237,6 +259,8 @@ async function carryOut(work: Work): Promise<unknown> {
       );
     case 'ranges':
       return rangesOf(await contentAt(work), await volumeOf(work), work.from, MOST_RANGES);
+    case 'unused':
+      return unusedIn(work, work.blockSize);
     case 'read': {
       const into = new Uint8Array(work.length);
       await (await contentAt(work)).read(into, work.from);

@@ -29,6 +29,8 @@ export type Work =
   /** Several names of one folder at once, with up to so many `ranges` of each file. */
   | ({ readonly op: 'nodes'; readonly names: readonly string[]; readonly ranges: number } & NodePath)
   | ({ readonly op: 'ranges'; readonly from: Bytes } & NodePath)
+  /** Blocks of the disks that the volume has free; an error where that is in doubt. */
+  | ({ readonly op: 'unused'; readonly blockSize: Bytes } & NodePath)
   | ({ readonly op: 'read'; readonly from: Bytes; readonly length: number } & NodePath);
 
 export interface VolumeRecord {
@@ -39,7 +41,14 @@ export interface VolumeRecord {
 export interface VolumesRecord {
   readonly volumes: readonly VolumeRecord[];
   readonly locked: readonly LockedVolume[];
+  /** `disk0 p3` */
+  readonly unknown: readonly string[];
   readonly notes: readonly string[];
+}
+
+/** By disk, as `UnusedBlocks` has them; null: none of that disk. */
+export interface UnusedRecord {
+  readonly bits: readonly (Uint8Array | null)[];
 }
 
 export interface NodeRecord {

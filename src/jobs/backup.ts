@@ -12,6 +12,8 @@ export interface BackupSpec extends Watch {
   /** Committed at the end, and only then. It stays the caller's to dispose. */
   readonly writer: LayerWriter;
   readonly blockSize: Bytes;
+  /** Called when all is read; what it throws is thrown, and the layer does not exist then. */
+  beforeCommit?(): Promise<void>;
 }
 
 export interface BackupResult {
@@ -51,6 +53,7 @@ export async function backup(spec: BackupSpec): Promise<BackupResult> {
     before += source.size;
     spec.progress(before, total);
   }
+  await spec.beforeCommit?.();
   spec.signal.throwIfAborted();
   const id = await writer.commit();
   return { id, ...counts, stored: writer.stored };

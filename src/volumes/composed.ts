@@ -13,9 +13,12 @@ export interface Part {
 /** One way to get bytes: from a place, or by the exclusive or of several. */
 export type Way = Part | { readonly xor: readonly Part[] };
 
-/** What lies at an offset: several ways to the same bytes, in the order in which they are tried; none: it is lost. */
+/**
+ * What lies at an offset: several ways to the same bytes, in the order in which they are tried; none: it is lost.
+ * `shared`: it is part of more than this volume, as in `Place`.
+ */
 export type Mapped = { readonly length: Bytes } & (
-  | { readonly kind: 'ways'; readonly ways: readonly Way[] }
+  | { readonly kind: 'ways'; readonly ways: readonly Way[]; readonly shared: boolean }
   | { readonly kind: 'zero' }
 );
 
@@ -103,7 +106,8 @@ export function composedStretch(spec: ComposedSpec): Stretch {
       const mapped = mapping.at(at, limit);
       const way = mapped.kind === 'ways' ? mapped.ways[0] : undefined;
       if (way === undefined || 'xor' in way) return null;
-      return way.stretch.place(way.stretch.start + way.at, mapped.length);
+      const found = way.stretch.place(way.stretch.start + way.at, mapped.length);
+      return found && { ...found, shared: found.shared || (mapped.kind === 'ways' && mapped.shared) };
     },
   };
 }

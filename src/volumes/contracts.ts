@@ -84,8 +84,8 @@ export interface Volume {
   readonly warnings: readonly string[];
   readonly root: VolumeDir;
   /**
-   * Calls `found` with stretches that hold nothing, in order, counted from the volume's start. Whatever is in doubt is
-   * not among them: damaged maps, and all of a file system that was not shut down. Absent: it cannot be known.
+   * Calls `found` with stretches that hold nothing, in order, counted from the volume's start. Throws an ImageError that
+   * says why where its map is in doubt: damaged, or of a file system that was not shut down. Absent: it cannot be known.
    */
   free?(found: (at: Bytes, length: Bytes) => void): Promise<void>;
 }

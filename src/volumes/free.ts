@@ -1,6 +1,8 @@
 /** Free space of volumes: what a copy of a disk may leave out. Whatever is in doubt is not free. */
 import type { Bytes } from '../base/contracts.ts';
-import type { PointVolumes } from './volumes.ts';
+import { ImageError } from '../base/errors.ts';
+import { otherSign } from './signs.ts';
+import type { FoundVolume } from './volumes.ts';
 
 export type FoundFree = (at: Bytes, length: Bytes) => void;
 
@@ -44,21 +46,27 @@ export function addClearBits(runs: FreeRuns, bits: Uint8Array, count: number, ba
 }
 
 /**
- * Calls `found` with every stretch of a point's disks that a file system says is free. Stretches that are in use can
- * be left out, those that are free never have to be: what is deciphered or mirrored counts as used.
+ * Calls `found` with every stretch of a point's disks that a volume says is free. Throws an ImageError that says why where
+ * any doubt is left: then nothing of the volume is to be left out, whatever was found before.
  */
 export async function eachUnused(
-  { volumes }: PointVolumes,
-  found: (disk: number, at: Bytes, length: Bytes) => void,
+  found: FoundVolume,
+  unused: (disk: number, at: Bytes, length: Bytes) => void,
 ): Promise<void> {
-  for (const { volume, start, place } of volumes) {
-    await volume.free?.((at, length) => {
-      for (let done = 0; done < length; ) {
-        const where = place(start + at + done, length - done);
-        if (where === null) return;
-        found(where.disk, where.at, where.length);
-        done += where.length;
-      }
-    });
-  }
+  const { name, volume, start, size, place } = found;
+  const { free } = volume;
+  const doubt = (why: string): ImageError => new ImageError('unsupported', why, { file: name });
+  if (free === undefined) throw doubt('what is free in it is not known');
+  const sign = await otherSign(found);
+  if (sign !== null) throw doubt(sign);
+  await free((at, length) => {
+    if (at + length > size) throw doubt('it says that more is free than there is');
+    for (let done = 0; done < length; ) {
+      const where = place(start + at + done, length - done);
+      if (where === null) throw doubt('it does not lie on the disk as it is, being encrypted for example');
+      if (where.shared) throw doubt('a parity, a mirror, a snapshot or another volume counts on what it has free');
+      unused(where.disk, where.at, where.length);
+      done += where.length;
+    }
+  });
 }

@@ -7,6 +7,7 @@ import { ARRAY_UUID, type ArraySpec, arrayMembers, dataSize } from '../../test/k
 import { type Expected, emptyImage, expectedOf, lacking, noise, scratch, tool } from '../../test/kit/volume-images.ts';
 import { linesOf, volumesOn, walk } from '../../test/kit/volume-walk.ts';
 import { ImageError } from '../base/errors.ts';
+import { eachUnused } from './free.ts';
 import type { PointVolumes } from './volumes.ts';
 
 const cannot = lacking('mke2fs', 'mdadm', 'grub-fstest');
@@ -91,6 +92,12 @@ describe.skipIf(cannot !== '')(`md ${cannot}`, () => {
     const all = await found(images);
     expect([all.notes, all.volumes.map(({ name }) => name)]).toEqual([[], [`md-${its.name}`]]);
     expect(await linesIn(all)).toEqual(expected.lines);
+    // Parities and mirrors hold what is free too: a lost member is made up for by it.
+    const free = eachUnused(all.volumes[0]!, () => undefined).then(
+      () => 'free',
+      error => (error as Error).message,
+    );
+    expect(await free).toMatch(its.level === 0 ? /^free$/ : /^a parity, a mirror/);
 
     // Without a member: made up for, or said.
     const some = await found(images.slice(1));

@@ -25,9 +25,10 @@ export interface Raid {
 }
 
 const partOf = ({ stretch, at }: Leg, offset: Bytes): Part => ({ stretch, at: at + offset });
-const ways = (length: Bytes, all: readonly (Way | null)[]): Mapped => ({
+const ways = (length: Bytes, all: readonly (Way | null)[], shared: boolean): Mapped => ({
   kind: 'ways',
   length,
+  shared,
   ways: all.filter(way => way !== null),
 });
 
@@ -38,7 +39,7 @@ function linear({ its, legs }: Raid): Mapping {
   return joinedMapping(
     legs.map(leg => {
       if (leg === null) throw new ImageError('broken-chain', 'a member is missing', { file: its });
-      return { size: leg.size, at: (at, limit) => ways(limit, [partOf(leg, at)]) };
+      return { size: leg.size, at: (at, limit) => ways(limit, [partOf(leg, at)], false) };
     }),
   );
 }
@@ -50,6 +51,7 @@ function mirror({ legs, legSize }: Raid): Mapping {
       ways(
         limit,
         legs.map(leg => leg && partOf(leg, at)),
+        true,
       ),
   };
 }
@@ -81,7 +83,7 @@ function striped({ its, layout, chunk, legs }: Raid): Mapping {
         const within = at % chunk;
         const { leg } = members[(first + number) % members.length]!;
         const offset = from + Math.floor(number / members.length) * chunk + within;
-        return ways(Math.min(limit, chunk - within), [partOf(leg, offset)]);
+        return ways(Math.min(limit, chunk - within), [partOf(leg, offset)], false);
       },
     };
   });
@@ -147,7 +149,7 @@ function withParity({ its, level, layout, chunk, legs, legSize }: Raid): Mapping
       pushed(others, place(parity));
       const direct = place(index);
       const made = others.length === dataLegs ? { xor: others } : null;
-      return ways(Math.min(limit, chunk - within), [direct, made]);
+      return ways(Math.min(limit, chunk - within), [direct, made], true);
     },
   };
 }
@@ -183,7 +185,7 @@ function mirroredStripes({ its, layout, chunk, legs, legSize }: Raid): Mapping {
           copies.push(leg && partOf(leg, (row + f * farRows) * chunk + within));
         }
       }
-      return ways(Math.min(limit, chunk - within), copies);
+      return ways(Math.min(limit, chunk - within), copies, true);
     },
   };
 }

@@ -7,6 +7,8 @@ export interface Place {
   readonly disk: number;
   readonly at: Bytes;
   readonly length: Bytes;
+  /** Others count on the bytes there: a parity, a mirror, a snapshot, or another volume in the same place. */
+  readonly shared: boolean;
 }
 
 export interface Stretch {

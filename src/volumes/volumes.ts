@@ -1,25 +1,18 @@
 /** The volumes of the disks of a point, each by the reader that knows it. */
 import type { Bytes, Disk, Keyring } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { btrfs } from './btrfs/index.ts';
-import type { Volume, VolumeReader } from './contracts.ts';
+import type { Volume } from './contracts.ts';
 import { type Encrypted, encryptedIn } from './encrypted.ts';
-import { ext } from './ext/index.ts';
-import { exfat } from './fat/exfat.ts';
-import { fat } from './fat/fat.ts';
-import { iso } from './iso/index.ts';
 import { logicalVolumes } from './lvm/logical.ts';
 import { type PhysicalVolume, physicalVolume } from './lvm/physical.ts';
 import { arraysOf } from './md/arrays.ts';
 import { type Member, memberOf } from './md/superblock.ts';
-import { ntfs } from './ntfs/index.ts';
-import { partitionsOf } from './partitions.ts';
+import { type Partition, partitionsOf } from './partitions.ts';
+import { readers } from './readers.ts';
 import { openSafely } from './safe.ts';
 import { type MetadataCache, type VolumeSource, volumeSource } from './source.ts';
 import type { Place, Stretch } from './stretch.ts';
-import { xfs } from './xfs/index.ts';
 
-const readers: readonly VolumeReader[] = [ntfs, exfat, ext, xfs, btrfs, fat, iso];
 /** Arrays in volumes in arrays: more than anybody makes. */
 const MOST_ROUNDS = 8;
 
@@ -37,6 +30,8 @@ export interface FoundVolume {
   readonly disk: Disk;
   /** Where it begins on that disk. */
   readonly start: Bytes;
+  /** What it lies in: a partition, a logical volume, … can be longer than the file system. */
+  readonly size: Bytes;
   /** Where a range of `disk` lies on the point's own disks, as it is; null: it does not. */
   place(at: Bytes, limit: Bytes): Place | null;
 }
@@ -53,6 +48,8 @@ export interface LockedVolume {
 export interface PointVolumes {
   readonly volumes: readonly FoundVolume[];
   readonly locked: readonly LockedVolume[];
+  /** Stretches in which nothing is known: room for swapping, other file systems, nothing at all. */
+  readonly unknown: readonly Stretch[];
   /** One line each: volumes that are known but cannot be read, and what is odd about the others. */
   readonly notes: readonly string[];
 }
@@ -71,6 +68,7 @@ export interface VolumesSpec {
 interface Found {
   readonly volumes: FoundVolume[];
   readonly locked: LockedVolume[];
+  readonly unknown: Stretch[];
   readonly notes: string[];
 }
 
@@ -88,6 +86,8 @@ function unique({ volumes, locked }: Found, wanted: string): string {
   return name;
 }
 
+const overlaps = (a: Partition, b: Partition): boolean => a.at < b.at + b.length && b.at < a.at + a.length;
+
 async function stretchesOf({ disks }: VolumesSpec, notes: string[]): Promise<Stretch[]> {
   const found: Stretch[] = [];
   const failed: unknown[] = [];
@@ -96,9 +96,11 @@ async function stretchesOf({ disks }: VolumesSpec, notes: string[]): Promise<Str
       const { partitions, warnings } = await partitionsOf(disk);
       notes.push(...warnings.map(warning => `${name}: ${warning}`));
       const before = disks.length > 1 ? `${name}-` : '';
-      const place = (at: Bytes, length: Bytes): Place => ({ disk: index, at, length });
-      for (const { number, at: start, length: size, name: label } of partitions) {
+      for (const partition of partitions) {
+        const { number, at: start, length: size, name: label } = partition;
         const its = `${name} p${number}`;
+        const shared = partitions.some(other => other !== partition && overlaps(other, partition));
+        const place = (at: Bytes, length: Bytes): Place => ({ disk: index, at, length, shared });
         found.push({ its, folder: `${before}p${number}`, described: true, label, disk, start, size, place });
       }
     } catch (error) {
@@ -122,7 +124,7 @@ interface Pieces {
  * be read at all.
  */
 export async function openVolumes(spec: VolumesSpec): Promise<PointVolumes> {
-  const found: Found = { volumes: [], locked: [], notes: [] };
+  const found: Found = { volumes: [], locked: [], unknown: [], notes: [] };
   let stretches: readonly Stretch[] = await stretchesOf(spec, found.notes);
   let physical: readonly PhysicalVolume[] = [];
   // Arrays hold physical volumes, these hold logical ones, and any of them may be encrypted or hold the next.
@@ -156,7 +158,7 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, piece
     const volume = early === null ? await firstOf(source) : null;
     if (volume !== null) {
       const name = unique(found, folderName(stretch, volume));
-      found.volumes.push({ name, volume, disk, start, place: stretch.place });
+      found.volumes.push({ name, volume, disk, start, size, place: stretch.place });
       found.notes.push(...volume.warnings.map(warning => `${its}: ${warning}`));
       return;
     }
@@ -166,8 +168,10 @@ async function lookInto(spec: VolumesSpec, stretch: Stretch, found: Found, piece
       if (plain !== null) await lookInto(spec, plain, found, pieces);
     } else if (!stretch.described) {
       // A disk of a machine inside a logical volume, or an array with partitions.
-      for (const inner of await partitionsIn(stretch)) await lookInto(spec, inner, found, pieces);
-    }
+      const inside = await partitionsIn(stretch);
+      for (const inner of inside) await lookInto(spec, inner, found, pieces);
+      if (inside.length === 0) found.unknown.push(stretch);
+    } else found.unknown.push(stretch);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     found.notes.push(`${its} cannot be read: ${error.message}`);

@@ -57,8 +57,9 @@ serveParser(async ({ disks, skip, opening }) => {
   const volume = { type: 'planted', label: '', warnings: [], root };
   const notes = hostile ? ['hostile p2 is left out'] : [];
   return {
-    volumes: [{ name: 'p1-planted', volume, disk: disks[0]!.disk, start: 0, place: () => null }],
+    volumes: [{ name: 'p1-planted', volume, disk: disks[0]!.disk, start: 0, size: 0, place: () => null }],
     locked: [],
+    unknown: [],
     notes,
   };
 });

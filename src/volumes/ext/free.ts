@@ -1,7 +1,14 @@
 /** Free blocks of ext2, ext3 and ext4. Kernel documentation, "Block and inode Bitmaps", "Block Group Descriptors". */
 import { addClearBits, type FoundFree, freeRuns } from '../free.ts';
 import type { Ext } from './filesystem.ts';
-import { COMPAT_SPARSE_SUPER2, RO_BIGALLOC, RO_GDT_CSUM, RO_METADATA_CSUM, STATE_ERROR } from './structs.ts';
+import {
+  COMPAT_SPARSE_SUPER2,
+  RO_BIGALLOC,
+  RO_GDT_CSUM,
+  RO_METADATA_CSUM,
+  STATE_ERROR,
+  STATE_VALID,
+} from './structs.ts';
 
 /** The group's bitmap was never written: nothing of it is in use but what all groups keep there. */
 const BITMAP_UNWRITTEN = 2;
@@ -40,12 +47,11 @@ const wide = (descriptor: Buffer, low: number, high: number): number =>
 type Blocks = readonly [first: number, count: number];
 
 /** Bitmaps and inode tables of all groups, by the group in which they lie. */
-function ownBlocks({ superblock, blockSize, inodeSize }: Ext, groups: readonly (Group | null)[]): readonly Blocks[][] {
+function ownBlocks({ superblock, blockSize, inodeSize }: Ext, groups: readonly Group[]): readonly Blocks[][] {
   const { firstDataBlock, blocksPerGroup, inodesPerGroup } = superblock;
   const inodeBlocks = Math.ceil((inodesPerGroup * inodeSize) / blockSize);
   const own: Blocks[][] = groups.map(() => []);
   for (const its of groups) {
-    if (its === null) continue;
     for (const [block, count] of [
       [its.bitmapAt, 1],
       [wide(its.descriptor, 4, 0x24), 1],
@@ -85,57 +91,71 @@ function unwrittenBitmap(
   return bits;
 }
 
-async function groupsOf(ext: Ext, count: number): Promise<readonly (Group | null)[]> {
-  const groups: (Group | null)[] = [];
+async function groupsOf(ext: Ext, count: number): Promise<readonly Group[]> {
+  const groups: Group[] = [];
   const checked = (ext.superblock.readOnlyCompatible & (RO_GDT_CSUM | RO_METADATA_CSUM)) !== 0;
   for (let group = 0; group < count; group++) {
     const descriptor = await ext.descriptor(group);
-    const sound = isSoundDescriptor(ext, group, descriptor);
+    ext.source.check(isSoundDescriptor(ext, group, descriptor), `the descriptor of group ${group} is damaged`);
     const unwritten = checked && (descriptor.readUInt16LE(0x12) & BITMAP_UNWRITTEN) !== 0;
-    groups.push(sound ? { bitmapAt: wide(descriptor, 0, 0x20), unwritten, descriptor } : null);
+    groups.push({ bitmapAt: wide(descriptor, 0, 0x20), unwritten, descriptor });
   }
   return groups;
 }
 
-/** null: its checksum does not match. */
-async function bitmapOf(ext: Ext, { bitmapAt, descriptor }: Group, clusters: number): Promise<Uint8Array | null> {
-  const { source, blockSize } = ext;
-  const now = Buffer.from(await ext.block(bitmapAt));
-  const crc = ext.checksum([now.subarray(0, clusters / 8)]);
+async function bitmapOf(ext: Ext, { bitmapAt, descriptor }: Group, clusters: number): Promise<Uint8Array> {
+  const bits = await ext.block(bitmapAt);
+  const crc = ext.checksum([bits.subarray(0, clusters / 8)]);
   if (crc !== null) {
     const both = descriptor.length >= 64;
     const kept = descriptor.readUInt16LE(0x18) + (both ? descriptor.readUInt16LE(0x38) * 0x1_0000 : 0);
-    if (kept !== (both ? crc : crc % 0x1_0000)) return null;
+    const sound = kept === (both ? crc : crc % 0x1_0000);
+    ext.source.check(sound, 'the checksum of a map of blocks does not match', bitmapAt * ext.blockSize);
   }
-  // What the journal frees stays until the journal is really replayed.
-  const before = await source.bytes(bitmapAt * blockSize, blockSize);
-  for (let i = 0; i < now.length; i++) now[i]! |= before[i]!;
-  return now;
+  return bits;
+}
+
+/** Whether the maps are as the file system last left them, with nothing that would still change them. */
+function checkState({ source, superblock, has }: Ext): void {
+  const { state, compatible } = superblock;
+  source.check(!has('needs_recovery'), 'it was in use when the backup was made: its journal has something to replay');
+  source.check((state & STATE_VALID) !== 0, 'it was in use when the backup was made');
+  source.check((state & STATE_ERROR) === 0, 'it says that errors were found in it');
+  if ((compatible & COMPAT_SPARSE_SUPER2) !== 0) throw source.unsupported('the place of its second superblock varies');
 }
 
 export async function free(ext: Ext, found: FoundFree): Promise<void> {
+  checkState(ext);
   const { superblock, blockSize, source } = ext;
-  const { blocksPerGroup, firstDataBlock, state, compatible, readOnlyCompatible } = superblock;
-  if ((state & STATE_ERROR) !== 0 || (compatible & COMPAT_SPARSE_SUPER2) !== 0) return;
+  const { blocksPerGroup, firstDataBlock, readOnlyCompatible } = superblock;
   const bigalloc = (readOnlyCompatible & RO_BIGALLOC) !== 0;
   const perCluster = bigalloc ? 2 ** (superblock.logClusterSize - superblock.logBlockSize) : 1;
-  const blocks = superblock.blocksLow + (ext.has('64bit') ? superblock.blocksHigh * 0x1_0000_0000 : 0);
+  const large = ext.has('64bit') ? 0x1_0000_0000 : 0;
+  const blocks = superblock.blocksLow + superblock.blocksHigh * large;
   const clusters = blocksPerGroup / perCluster;
   const sound = Number.isInteger(clusters) && clusters % 8 === 0 && clusters / 8 <= blockSize;
   source.check(sound && blocks * blockSize <= source.size, 'the block groups have no sound size', 0x20);
   const count = Math.ceil((blocks - firstDataBlock) / blocksPerGroup);
   const groups = await groupsOf(ext, count);
   const own = ownBlocks(ext, groups);
-  const runs = freeRuns(found);
+  let total = 0;
+  const runs = freeRuns((at, length) => {
+    total += length;
+    found(at, length);
+  });
   for (const [group, its] of groups.entries()) {
-    if (its === null) continue;
     const first = firstDataBlock + group * blocksPerGroup;
     const bits = its.unwritten
       ? unwrittenBitmap(ext, count, group, own[group]!, perCluster)
       : await bitmapOf(ext, its, clusters);
-    if (bits === null) continue;
     const whole = Math.floor(Math.min(blocksPerGroup, blocks - first) / perCluster);
     addClearBits(runs, bits, whole, first * blockSize, perCluster * blockSize);
   }
   runs.end();
+  // Without checksums this is all that tells a damaged map.
+  const counted = superblock.freeLow + superblock.freeHigh * large;
+  source.check(
+    total === counted * blockSize,
+    `its maps have ${total / blockSize} blocks free, and it counts ${counted}`,
+  );
 }

@@ -7,6 +7,7 @@ export const MAGIC = 0xef53;
 export const Superblock = struct('ext superblock', 1024, {
   inodes: [0x00, u32le],
   blocksLow: [0x04, u32le],
+  freeLow: [0x0c, u32le],
   firstDataBlock: [0x14, u32le],
   logBlockSize: [0x18, u32le],
   logClusterSize: [0x1c, u32le],
@@ -27,12 +28,15 @@ export const Superblock = struct('ext superblock', 1024, {
   descriptorSize: [0xfe, u16le],
   firstMetaGroup: [0x104, u32le],
   blocksHigh: [0x150, u32le],
+  freeHigh: [0x158, u32le],
   flags: [0x160, u32le],
   checksumType: [0x175, u8],
   checksumSeed: [0x270, u32le],
 });
 export type SuperblockFields = ReturnType<typeof Superblock.parse>;
 
+/** It was shut down; kept for those without a journal. */
+export const STATE_VALID = 1;
 /** Errors were found while it was in use. */
 export const STATE_ERROR = 2;
 export const COMPAT_JOURNAL = 0x4;

@@ -176,17 +176,17 @@ export const exfat: VolumeReader = {
     const { label } = scan(await folderBytes(geometry, null, rootCluster));
     const root: Attributes = { mtime: new Date(0), mode: 0o755, uid: 0, gid: 0, links: 1 };
     const whole = folderOf(geometry, null, root, rootCluster);
-    // With two tables, or when it was not shut down, the bitmap may say less than is in use.
-    if (tables !== 1 || (boot.flags & (SECOND_TABLE | DIRTY)) !== 0) {
-      return { type: 'exfat', label, warnings: [], root: whole };
-    }
     const free = async (found: FoundFree): Promise<void> => {
+      // The bitmap may say less than is in use then.
+      source.check((boot.flags & DIRTY) === 0, 'it was in use when the backup was made', 106);
+      if (tables !== 1 || (boot.flags & SECOND_TABLE) !== 0) throw source.unsupported('it has two tables', 106);
       const entries = await folderBytes(geometry, null, rootCluster);
       for (let at = 0; at + ENTRY <= entries.length && entries[at] !== 0; at += ENTRY) {
         if (entries[at] !== TYPE_BITMAP) continue;
         await freeByBitmap(geometry, entries.readUInt32LE(at + 20), u64(entries, at + 24), found);
         return;
       }
+      source.check(false, 'it has no map of clusters');
     };
     return { type: 'exfat', label, warnings: [], root: whole, free };
   },

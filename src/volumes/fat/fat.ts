@@ -17,7 +17,7 @@ import type {
 import { type Runs, runsBuilder } from '../runs.ts';
 import type { VolumeSource } from '../source.ts';
 import { chainRuns, dosTime, type FatGeometry, LONGEST_FOLDER } from './chain.ts';
-import { freeByTable } from './free.ts';
+import { checkShutDown, freeByTable } from './free.ts';
 
 const BootSector = struct('FAT boot sector', 90, {
   sectorSize: [11, u16le],
@@ -268,7 +268,10 @@ export const fat: VolumeReader = {
       label: label === 'NO NAME' ? '' : label,
       warnings: [],
       root: folderOf(its, its.rootCluster, attributesOf(new Date(0), true, false)),
-      free: found => freeByTable(its.geometry, its.tables, found),
+      async free(found) {
+        await checkShutDown(its.geometry);
+        await freeByTable(its.geometry, its.tables, found);
+      },
     };
   },
 };

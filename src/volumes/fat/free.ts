@@ -6,6 +6,16 @@ import { chainRuns, type FatGeometry } from './chain.ts';
 
 const STEP = 65_536;
 
+/** The second entry of FAT16 and FAT32 says so; Windows and Linux keep bits in the boot sector too. FAT12 has no such sign. */
+export async function checkShutDown({ source, bits, fatAt }: FatGeometry): Promise<void> {
+  const what = 'it was in use when the backup was made, or has errors';
+  source.check(((await source.bytes(bits === 28 ? 0x41 : 0x25, 1))[0]! & 3) === 0, what);
+  if (bits === 12) return;
+  const entry = await source.bytes(fatAt + (bits === 16 ? 2 : 4), 4);
+  const sound = bits === 16 ? entry.readUInt16LE(0) >= 0xc000 : (entry.readUInt32LE(0) & 0x0c00_0000) === 0x0c00_0000;
+  source.check(sound, what, fatAt);
+}
+
 /** A cluster is free when every copy of the table says so. */
 export async function freeByTable(geometry: FatGeometry, tables: readonly Bytes[], found: FoundFree): Promise<void> {
   const { source, bits, clusters, clusterSize, dataAt } = geometry;

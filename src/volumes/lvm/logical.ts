@@ -84,6 +84,17 @@ class Group {
     return found;
   }
 
+  /** Volumes that snapshots and thin volumes are made on. */
+  #origins(): ReadonlySet<string> {
+    const found = new Set<string>();
+    for (const volume of this.#text.section.sections.get('logical_volumes')?.sections.values() ?? []) {
+      for (const segment of volume.sections.values()) {
+        for (const key of ['origin', 'external_origin']) if (segment.values.has(key)) found.add(segment.text(key));
+      }
+    }
+    return found;
+  }
+
   /** Physical volumes that are not there, by the names that the group gives them. */
   missing(): readonly string[] {
     return [...this.#text.section.section('physical_volumes').sections]
@@ -113,7 +124,9 @@ class Group {
       next += segment.number('extent_count');
       mappings.push(await this.#segment(name, segment, depth + 1));
     }
-    const mapping = joinedMapping(mappings);
+    const joined = joinedMapping(mappings);
+    // A snapshot needs what its origin has given up since.
+    const mapping = this.#origins().has(name) ? shared(joined) : joined;
     if (!(mapping.size > 0 && Number.isSafeInteger(mapping.size))) throw this.#corrupt(`${name} has no sound size`);
     const its = `lvm ${this.#text.name}/${name}`;
     const folder = `lvm-${this.#text.name}-${name}`;
@@ -141,7 +154,7 @@ class Group {
       // The first one is complete whatever the log says.
       const [first] = segment.pairs('mirrors');
       if (first === undefined) throw this.#corrupt(`${name} has no legs`);
-      return inLine(await this.#area(first[0], first[1], depth), size);
+      return shared(inLine(await this.#area(first[0], first[1], depth), size));
     }
     if (type === 'zero') return { size, at: (_at, length) => ({ kind: 'zero', length }) };
     const raid = RAID_LAYOUTS[type];
@@ -211,10 +224,19 @@ class Group {
 }
 
 function part(area: Part | null, offset: number, length: number): Mapped {
-  return { kind: 'ways', length, ways: area === null ? [] : [{ stretch: area.stretch, at: area.at + offset }] };
+  const ways = area === null ? [] : [{ stretch: area.stretch, at: area.at + offset }];
+  return { kind: 'ways', length, ways, shared: false };
 }
 
 const inLine = (area: Part | null, size: number): Mapping => ({ size, at: (at, limit) => part(area, at, limit) });
+
+const shared = ({ size, at }: Mapping): Mapping => ({
+  size,
+  at(from, limit) {
+    const mapped = at(from, limit);
+    return mapped.kind === 'ways' ? { ...mapped, shared: true } : mapped;
+  },
+});
 
 async function volumesOf(group: Group, { name }: GroupText, found: { stretches: Stretch[]; notes: string[] }) {
   for (const missing of group.missing()) found.notes.push(`lvm ${name}: the physical volume ${missing} is missing`);

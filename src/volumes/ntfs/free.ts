@@ -36,7 +36,11 @@ export async function free(ntfs: Ntfs, found: FoundFree): Promise<void> {
   const { source, clusterSize } = ntfs;
   const volume = await ntfs.record(VOLUME);
   const flags = volume.attributes.find(({ type }) => type === VOLUME_INFORMATION)?.resident?.readUInt16LE(10);
-  if (flags === undefined || (flags & DIRTY) !== 0 || !(await isCleanLog(ntfs))) return;
+  source.check(flags !== undefined && (flags & DIRTY) === 0, 'it is marked as one that has to be checked');
+  source.check(
+    await isCleanLog(ntfs),
+    'it was in use when the backup was made, or Windows sleeps: its log is not clean',
+  );
   const bitmap = source.need(await ntfs.attribute(await ntfs.record(BITMAP), TYPE.data, ''), 'there is no $Bitmap');
   const clusters = Math.floor(source.size / clusterSize);
   const content = ntfs.content(bitmap);

@@ -30,6 +30,7 @@ export async function free(xfs: Xfs, found: FoundFree): Promise<void> {
     const sound = agf.toString('latin1', 0, 4) === 'XAGF' && agf.readUInt32BE(8) === group && length <= groupBlocks;
     source.check(sound && isSound(xfs, agf, GROUP_CHECKSUM), what, start + sectorSize);
     let end = 0;
+    let total = 0;
     const walk = async (block: number, level: number): Promise<void> => {
       source.check(block > 0 && block < length && level >= 0 && level < DEEPEST, what);
       const node = await source.bytes(start + block * blockSize, blockSize);
@@ -44,10 +45,12 @@ export async function free(xfs: Xfs, found: FoundFree): Promise<void> {
         const [first, blocks] = [node.readUInt32BE(header + i * 8), node.readUInt32BE(header + i * 8 + 4)];
         source.check(first >= end && blocks > 0 && first + blocks <= length, what);
         end = first + blocks;
+        total += blocks;
         runs.add(start + first * blockSize, blocks * blockSize);
       }
     };
     await walk(agf.readUInt32BE(16), agf.readUInt32BE(28) - 1);
+    source.check(total === agf.readUInt32BE(52), `${what}: it counts other than its tree`, start + sectorSize);
   }
   runs.end();
 }

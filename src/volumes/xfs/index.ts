@@ -22,8 +22,16 @@ export const xfs: VolumeReader = {
         'the system was running when the backup was made: its last changes are in the XFS log, which is not replayed',
       );
     }
-    const volume = { type: 'xfs', label: fieldText(superblock.label), warnings, root: await rootOf(its) };
-    // The log can hold blocks that the trees of free space still have.
-    return clean ? { ...volume, free: found => free(its, found) } : volume;
+    return {
+      type: 'xfs',
+      label: fieldText(superblock.label),
+      warnings,
+      root: await rootOf(its),
+      async free(found) {
+        // The log can hold blocks that the trees of free space still have.
+        source.check(warnings.length === 0, warnings.join('; '));
+        await free(its, found);
+      },
+    };
   },
 };
