@@ -30,6 +30,10 @@ export interface Subject {
   /** Makes the backup in the folder of that name. `disk`: a file of `size` bytes. */
   make(disk: string, folder: string): void | Promise<void>;
   readonly peers: readonly Peer[];
+  /** What reads `DISK`, the file in the mount, where it is not `dd`: the program that the tool is. */
+  readonly reader?: string;
+  /** Where the target or the reader is the limit: shown, and no tool to compare with. */
+  readonly bounds?: readonly Peer[];
 }
 
 type Shell = (command: string) => void;
@@ -159,6 +163,13 @@ const xen = (sh: Shell): readonly Subject[] => [
     make: (disk, folder) =>
       sh(`qemu-img convert -f raw -O vpc -o force_size=on ${disk} ${folder}/20261120T100000Z.vhd`),
     peers: [{ name: 'qemu-img', command: 'qemu-img convert -f vpc -O raw IN/20261120T100000Z.vhd OUT' }],
+    // It reads and writes at the same time and leaves zeros out, which `dd` does not.
+    reader: 'qemu-img convert -f raw -T none -O raw DISK OUT',
+    bounds: [
+      { name: 'qemu-img of the plain disk', command: 'qemu-img convert -f raw -O raw SOURCE OUT' },
+      { name: 'dd of the plain disk', command: 'dd if=SOURCE of=OUT bs=1M' },
+      { name: 'dd through the mount', command: 'dd if=DISK of=OUT bs=1M iflag=direct' },
+    ],
   },
   {
     name: 'xo',

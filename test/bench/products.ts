@@ -65,6 +65,8 @@ interface Row {
   readonly title: string;
   /** MB/s of the disk, by who did it. */
   readonly rates: ReadonlyMap<string, number>;
+  /** As `rates`, of what is no tool to compare with. */
+  readonly bounds: ReadonlyMap<string, number>;
   /** There is no tool to compare with. */
   readonly isBound: boolean;
 }
@@ -89,10 +91,16 @@ async function measure(subject: Subject, disk: string): Promise<Row> {
     const set = path.join(mnt, 'backups', fs.readdirSync(path.join(mnt, 'backups'))[0]!, 'latest');
     const file = path.join(set, fs.readdirSync(set).find(name => name.endsWith('.raw'))!);
     const put = (text: string): string =>
-      text.replaceAll('OUT', out).replaceAll('IN', folder).replaceAll('SIZE', `${SIZE}`);
+      text
+        .replaceAll('OUT', out)
+        .replaceAll('IN', folder)
+        .replaceAll('SIZE', `${SIZE}`)
+        .replaceAll('DISK', `"${file}"`)
+        .replaceAll('SOURCE', disk);
     // Where the tool has to write a file, ours writes one, too.
     const to = subject.target === 'file' ? 'of=OUT' : 'of=/dev/null';
-    const ours = { name: 'bootmount', command: `dd if="${file}" ${to} bs=1M iflag=direct` };
+    const ours = { name: 'bootmount', command: subject.reader ?? `dd if=DISK ${to} bs=1M iflag=direct` };
+    const bounds = subject.bounds ?? [];
     const times = new Map<string, number[]>();
     // The first read indexes, and unpacks what is compressed as a whole.
     sh(put(`dd if="${file}" of=OUT bs=1M iflag=direct`));
@@ -102,13 +110,16 @@ async function measure(subject: Subject, disk: string): Promise<Row> {
       .map(line => line.slice(0, 64));
     if (sound[0] !== sound[1]) throw new Error(`${subject.name}: two reads differ`);
     for (let round = 0; round < rounds; round++) {
-      for (const { name, command } of [ours, ...subject.peers]) {
+      for (const { name, command } of [ours, ...subject.peers, ...bounds]) {
         fs.rmSync(out, { force: true, recursive: true });
         times.set(name, [...(times.get(name) ?? []), secondsOf(put(command))]);
       }
     }
-    const rates = Array.from(times, ([name, all]) => [name, SIZE / 1e6 / median(all)] as const);
-    return { title: subject.title, rates: new Map(rates), isBound: subject.target === 'bound' };
+    const rates = new Map(Array.from(times, ([name, all]) => [name, SIZE / 1e6 / median(all)] as const));
+    const ratesOf = (these: readonly { readonly name: string }[]) =>
+      new Map(these.map(({ name }) => [name, rates.get(name)!] as const));
+    const isBound = subject.target === 'bound';
+    return { title: subject.title, rates: ratesOf([ours, ...subject.peers]), bounds: ratesOf(bounds), isBound };
   } finally {
     execFileSync(process.execPath, [PROGRAM, 'umount', mnt, '--release']);
     fs.rmSync(out, { force: true, recursive: true });
@@ -129,10 +140,12 @@ const versionOf = (program: string): string => {
   }
 };
 
-const lineOf = ({ title, rates, isBound }: Row): string => {
+const lineOf = ({ title, rates, bounds, isBound }: Row): string => {
   const [ours, ...peers] = [...rates];
   const best = Math.max(...peers.map(([, rate]) => rate));
-  const all = peers.map(([name, rate]) => `${name} ${rate.toFixed(0)}`).join(', ');
+  const text = (some: readonly (readonly [string, number])[]): string =>
+    some.map(([name, rate]) => `${name} ${rate.toFixed(0)}`).join(', ');
+  const all = text(peers) + (bounds.size === 0 ? '' : ` (${text([...bounds])})`);
   const ratio = isBound ? '–' : (ours![1] / best).toFixed(2);
   return `| ${title} | ${ours![1].toFixed(0)} | ${isBound ? `none (${all})` : all} | ${ratio} |`;
 };
@@ -146,8 +159,9 @@ ${process.versions.node}; ${PACKAGES.map(versionOf).join(', ')}.
 
 A disk of ${SIZE / MIB} MiB, three quarters of it data; backup and target in memory. MB/s of the disk, medians of ${rounds} interleaved
 rounds. Ours is \`dd\` through the mount, one reader, to /dev/null where the tool writes there, else to a file as the tool does;
-the ratio is to the fastest tool. Where no open tool is to be had, what \`cat\` of the backup's files takes stands in its
-place, as a bound.
+the ratio is to the fastest tool. Beside \`qemu-img\`, which reads and writes at the same time and leaves zeros out, it is
+\`qemu-img\` that reads the mount as well; in parentheses is what it and \`dd\` make of the plain disk, without format or mount.
+Where no open tool is to be had, what \`cat\` of the backup's files takes stands in its place, as a bound.
 
 | Backup | bootmount | others | ratio |
 | --- | ---: | --- | ---: |
