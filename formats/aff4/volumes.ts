@@ -1,5 +1,6 @@
 /** The volumes of one image: the one that was opened, and those beside it that hold the rest. */
 import path from 'node:path';
+import { filesIn } from '../../src/base/beside.ts';
 import type { Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { factOf, openVolume, type Volume, volumeName } from './volume.ts';
@@ -15,8 +16,8 @@ async function candidates(store: Store, name: string): Promise<readonly string[]
   const masked = (text: string): string => text.replaceAll(/\d+/g, '#');
   const alike: string[] = [];
   const others: string[] = [];
-  for await (const entry of store.list(folder === '.' ? '' : folder)) {
-    if (entry.name === name || path.posix.dirname(entry.name) !== folder || !ENDINGS.test(entry.name)) continue;
+  for await (const entry of filesIn(store, folder === '.' ? '' : folder)) {
+    if (entry.name === name || !ENDINGS.test(entry.name)) continue;
     (masked(entry.name) === masked(name) ? alike : others).push(entry.name);
     if (alike.length + others.length >= MOST_CANDIDATES) break;
   }

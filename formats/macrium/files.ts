@@ -2,6 +2,7 @@
  * The image files of one store: what each says about itself, and their open sources. The points of a set share it, so
  * that a thousand of them cost neither a thousand listings nor a thousand descriptors each.
  */
+import { filesIn } from '../../src/base/beside.ts';
 import type { ByteSource, Bytes, Done, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Description, parseDescription } from './description.ts';
@@ -183,8 +184,7 @@ export class Files {
 
   async #namesIn(folder: string): Promise<ReadonlySet<string>> {
     const names = new Set<string>();
-    for await (const entry of this.#store.list(folder.slice(0, -1), () => true))
-      if (folderOf(entry.name) === folder) names.add(entry.name);
+    for await (const entry of filesIn(this.#store, folder.slice(0, -1))) names.add(entry.name);
     return names;
   }
 }

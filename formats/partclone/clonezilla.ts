@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import path from 'node:path';
 import type {
   Adapter,
   Confidence,
@@ -19,12 +20,19 @@ import { type Folder, openFolder, pieceName, streamOf, textFile } from './folder
 const PARTS = 'parts';
 const baseOf = (name: string): string => name.slice(name.lastIndexOf('/') + 1);
 
+/** Name of the folder that the image fills. The top of a store is called as the user did. */
+function nameOf({ store, path: within }: Folder): string {
+  if (within !== '') return baseOf(within.slice(0, -1));
+  const top = path.resolve(store.label);
+  return path.basename(path.basename(top) === PARTS ? path.dirname(top) : top);
+}
+
 /** When the image was made, by Clonezilla's log, else by the name that it proposes for the folder (in local time). */
 async function timeOf(folder: Folder): Promise<Date | null> {
   const log = folder.entries.get('clonezilla-img');
   const said = log !== undefined && log.size <= 2 ** 20 ? await textFile(folder, 'clonezilla-img') : null;
   const start = /(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) (?:UTC|GMT)/.exec(said ?? '');
-  const name = /(\d{4}-\d\d-\d\d)-(\d\d)(?:-(\d\d))?-/.exec(baseOf(folder.path.slice(0, -1)));
+  const name = /(\d{4}-\d\d-\d\d)-(\d\d)(?:-(\d\d))?-/.exec(nameOf(folder));
   const text =
     start !== null ? `${start[1]}T${start[2]}Z` : name !== null ? `${name[1]}T${name[2]}:${name[3] ?? '00'}:00Z` : null;
   const time = text === null ? null : new Date(text);
@@ -77,7 +85,8 @@ function imageOf(name: string, folder: Folder, time: Date | null, parts: ImagePa
   const point: ImagePoint = {
     id: `clonezilla:${name}` as LayerId,
     parent: null,
-    set: null,
+    // Else the core does.
+    set: folder.path === '' && baseOf(name) === PARTS ? nameOf(folder) : null,
     time,
     type: 'full',
     disks,

@@ -1,5 +1,6 @@
 /** The files of a Clonezilla image, by what they are named. */
 
+import { filesIn } from '../../src/base/beside.ts';
 import type { ByteSource, Bytes, Done, Store, StoreEntry } from '../../src/base/contracts.ts';
 import { inParts } from '../../src/base/done.ts';
 import { ImageError } from '../../src/base/errors.ts';
@@ -20,10 +21,7 @@ export const folderOf = (name: string): string => name.slice(0, name.lastIndexOf
 export async function openFolder(store: Store, name: string): Promise<Folder> {
   const path = folderOf(name);
   const entries = new Map<string, StoreEntry>();
-  for await (const entry of store.list(path === '' ? '' : path.slice(0, -1), () => true)) {
-    const own = entry.name.slice(path.length);
-    if (entry.name.startsWith(path) && !own.includes('/')) entries.set(own, entry);
-  }
+  for await (const entry of filesIn(store, path.slice(0, -1))) entries.set(entry.name.slice(path.length), entry);
   return { store, path, entries };
 }
 

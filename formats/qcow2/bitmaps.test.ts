@@ -38,7 +38,7 @@ describe.skipIf(missing(['qemu-img']) !== null)('bitmaps', () => {
     await using image = await open(file);
     expect(image.notes).toEqual(LINES);
     const { stdout } = await runCli(['info', path.join(folder, 'a.qcow2')]);
-    expect(stdout).toMatch(/^FILE +FORMAT +ROLE +DISKS +STORED +PARENT +NOTES\n/);
+    expect(stdout).toMatch(/^FILE +FORMAT +SET +TIME +ROLE +DISKS +STORED +PARENT +NOTES\n/);
     expect(stdout).toContain(`1 snapshot inside; ${LINES.join('; ')}`);
   });
 

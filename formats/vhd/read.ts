@@ -8,6 +8,7 @@ import type {
   Layer,
   LayerId,
   ParentRef,
+  Store,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { isPowerOfTwo } from '../../src/base/range.ts';
@@ -29,6 +30,7 @@ import {
   timeOf,
   uuidText,
 } from '../../src/base/vhd.ts';
+import { backupOf } from '../../src/base/xen-orchestra.ts';
 import { checkFooter, type FoundFooter, findFooter } from './footer.ts';
 import { type BlockMap, bitmapLength, blockLayer, fixedLayer } from './layer.ts';
 import { parentOf } from './parent.ts';
@@ -119,7 +121,7 @@ async function openBlocks(id: LayerId, source: ByteSource, footer: FoundFooter, 
   };
 }
 
-async function openSource(name: string, source: ByteSource): Promise<Image> {
+async function openSource(name: string, source: ByteSource, store: Store): Promise<Image> {
   const warnings: string[] = [];
   const footer = await findFooter(source, warnings);
   checkFooter(footer, name, warnings);
@@ -131,11 +133,12 @@ async function openSource(name: string, source: ByteSource): Promise<Image> {
     : await openBlocks(id, source, footer, warnings);
   const digest = createHash('sha256').update(footer.raw).update(String(source.size));
   for (const part of witness) digest.update(part);
+  const backup = await backupOf(store, name);
   const point: ImagePoint = {
     id,
     parent,
-    set: null,
-    time: timeOf(footer.fields.timeStamp),
+    set: backup?.set ?? null,
+    time: backup?.time ?? timeOf(footer.fields.timeStamp),
     type: parent === null ? 'full' : 'incremental',
     disks: [{ name: 'disk0', size: layer.size, sectorSize: SECTOR, stored, layer }],
     identity: `vhd:${uuid}:${digest.digest('hex').slice(0, 32)}`,
@@ -175,7 +178,7 @@ export const vhd: Adapter = {
   async open(name, store) {
     const source = await store.open(name);
     try {
-      return await openSource(name, source);
+      return await openSource(name, source, store);
     } catch (error) {
       await source[Symbol.asyncDispose]();
       throw error;

@@ -2,6 +2,7 @@
 import type { LayerId, ParentRef, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type HeaderFields, uuidText } from '../../src/base/vhd.ts';
+import { backupTime } from '../../src/base/xen-orchestra.ts';
 import type { Directory } from './directory.ts';
 
 export const ALIAS = '.alias.vhd';
@@ -63,9 +64,4 @@ export async function parentOf(directory: Directory, header: HeaderFields): Prom
 }
 
 /** `20261120T100000Z.alias.vhd` is named after the time of the backup. */
-export function timeOf(name: string): Date | null {
-  const digits = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z\./.exec(lastPart(name));
-  if (digits === null) return null;
-  const [year, month, day, hour, minute, second] = digits.slice(1).map(Number);
-  return new Date(Date.UTC(year!, month! - 1, day, hour, minute, second));
-}
+export const timeOf = (name: string): Date | null => backupTime(lastPart(name));

@@ -3,6 +3,7 @@ import type { Adapter, Confidence, Image, ImagePoint, LayerId, Store, VerifyRun 
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { DISK_TYPE, DynamicHeader, Footer, SECTOR, uuidText } from '../../src/base/vhd.ts';
+import { backupOf } from '../../src/base/xen-orchestra.ts';
 import { type Directory, openDirectory } from './directory.ts';
 import { type BlockLayer, directoryLayer } from './layer.ts';
 import { ALIAS, parentOf, targetOf, timeOf } from './names.ts';
@@ -70,7 +71,7 @@ async function openImage(name: string, target: string, store: Store): Promise<Im
   const point: ImagePoint = {
     id,
     parent: differencing ? await parentOf(directory, header) : null,
-    set: null,
+    set: (await backupOf(store, name))?.set ?? null,
     time: timeOf(name) ?? made,
     type: differencing ? 'incremental' : 'full',
     disks: [{ name: 'disk0', size: footer.currentSize, sectorSize: SECTOR, stored, layer: opened.layer }],
@@ -103,7 +104,7 @@ function probe(_head: Uint8Array, _tail: Uint8Array, name: string): Confidence {
 }
 
 /** Descriptions and caches of a remote, beside its disks. */
-const BESIDE = /(?:^|\/)xo-vm-backups\/.+\.json(?:\.gz)?$/;
+const BESIDE = /(?:^|\/)(?:xo-vm-backups\/.+\.json(?:\.gz)?|\d{8}T\d{6}Z\.json)$/;
 
 /** Reads the VHD directories of Xen Orchestra, by their aliases or by their footers. */
 export const xo: Adapter = {

@@ -53,6 +53,8 @@ export interface Store extends AsyncDisposable {
    * Folders that `skips` names are not looked into.
    */
   list(prefix?: string, skips?: (folder: string) => boolean): AsyncIterable<StoreEntry>;
+  /** Where `list` shows one file alone: those of its folder, for formats of several files. */
+  beside?(folder: string): AsyncIterable<StoreEntry>;
   /** A missing name, or one that leads outside, is an ImageError 'not-found'. */
   open(name: string): Promise<ByteSource>;
 }

@@ -74,6 +74,7 @@ export function localFileStore(file: string): Store {
       const stat = fs.statSync(path.join(folder, name));
       yield { name, size: stat.size, modified: stat.mtime };
     },
+    beside: prefix => inner.list(prefix, () => true),
     open: n => inner.open(n),
     async [Symbol.asyncDispose]() {},
   };
