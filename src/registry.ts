@@ -1,6 +1,6 @@
 /** The only file that names formats: one line each. */
 import { aff4 } from '../formats/aff4/index.ts';
-import { bml, bmlChain, bmlKeys } from '../formats/bml/index.ts';
+import { bml, bmlChain, bmlKeys, bmlLuks } from '../formats/bml/index.ts';
 import { ewf } from '../formats/ewf/index.ts';
 import { macrium } from '../formats/macrium/index.ts';
 import { parallels } from '../formats/parallels/index.ts';
@@ -77,3 +77,6 @@ export const chainFormats: Readonly<Record<string, typeof bmlChain>> = { bml: bm
 
 /** Formats whose keys can be added and removed, by the adapter's name. */
 export const keyEditors: Readonly<Record<string, typeof bmlKeys>> = { bml: bmlKeys };
+
+/** Formats of which a disk can become a LUKS image without its key, by the adapter's name. */
+export const luksImages: Readonly<Record<string, typeof bmlLuks>> = { bml: bmlLuks };

@@ -101,7 +101,7 @@ async function objectsOf(shelf: Shelf, range: Range, sources: readonly Source[])
   const own = sources.map(source => source.inside.file);
   const files = [...own, ...found.filter(one => own.every(mine => mine.name !== one.name))];
   const holders = lines.map((line, i) => (inRange[i] === 1 ? files.filter(one => one.layers.has(line.id)) : []));
-  return { setId: head.setId, encrypted: head.encrypted, keys: null, lines, holders };
+  return { setId: head.setId, cipher: head.cipher, keys: null, lines, holders };
 }
 
 /** Everything in front of the records. The commit slot comes last. */
@@ -183,7 +183,7 @@ async function readBack(shelf: Shelf, partial: string, range: Range, places: Pla
   const walk: Walk = {
     objects: {
       setId: head.setId,
-      encrypted: head.encrypted,
+      cipher: head.cipher,
       keys: null,
       lines,
       holders: lines.map(line => (file.layers.has(line.id) ? [only] : [])),

@@ -1,6 +1,7 @@
 /** Keys derived from the master key, and the sealing of data records (section 8). */
 import crypto, { createHmac, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 import { viewOf } from '../../src/base/struct.ts';
+import { volumeKeyOf } from './sectors.ts';
 import { hex, KINDS, type Kind, MAJOR } from './structs.ts';
 
 export const GCM_TAG = 16;
@@ -13,11 +14,14 @@ export interface SetKeys {
   /** HMAC-SHA-256 under the authentication key. */
   authenticate(data: Uint8Array): Uint8Array;
   session(layer: Uint8Array, salt: Uint8Array): KeyObject;
+  /** Key of a set whose cipher is AES-256-XTS. */
+  volume(): KeyObject;
 }
 
 export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
   const auth = Buffer.from(hkdfSync('sha256', master, setId, 'bml auth', 32));
   const sessions = new Map<string, KeyObject>();
+  let volume: KeyObject | null = null;
   return {
     master,
     authenticate: data => createHmac('sha256', auth).update(data).digest(),
@@ -30,6 +34,14 @@ export function setKeys(master: KeyObject, setId: Uint8Array): SetKeys {
         sessions.set(id, key);
       }
       return key;
+    },
+    volume() {
+      if (volume === null) {
+        const raw = volumeKeyOf(master, setId);
+        volume = createSecretKey(raw);
+        raw.fill(0);
+      }
+      return volume;
     },
   };
 }

@@ -2,6 +2,7 @@
 import type { Adapter, Confidence } from '../../src/base/contracts.ts';
 import { consolidateBml, dropBml, heldTimes } from './consolidate.ts';
 import { editKeys, listKeys } from './key-edit.ts';
+import { openLuksImage } from './luks-image.ts';
 import { PARTIAL } from './owner.ts';
 import { openBml } from './read.ts';
 import { SUPERBLOCKS } from './structs.ts';
@@ -30,3 +31,6 @@ export const bmlChain = { consolidate: consolidateBml, drop: dropBml, heldTimes 
 
 /** The secrets of an encrypted set. */
 export const bmlKeys = { list: listKeys, edit: editKeys };
+
+/** A disk of a point as a LUKS image, without its key. */
+export const bmlLuks = openLuksImage;

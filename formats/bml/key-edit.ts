@@ -18,6 +18,7 @@ import {
   unlock,
   usualDerivations,
 } from './keys.ts';
+import { type LuksPart, luksKeysOf, luksPartOf, withLuksKey } from './luks-keys.ts';
 import { claim } from './owner.ts';
 import { type Shelf, shelfOf } from './shelf.ts';
 import { hex, KEY_AREA_SIZE, KEY_AREAS, sameBytes } from './structs.ts';
@@ -46,7 +47,8 @@ interface Group {
 
 async function readHeld(shelf: Shelf, name: string): Promise<{ readonly setId: Uint8Array; readonly held: Held }> {
   const { head, file } = await shelf.identify(name);
-  if (!head.encrypted) throw new ImageError('usage', 'is not encrypted: there are no keys to it', { file: name });
+  if (head.cipher === 'none')
+    throw new ImageError('usage', 'is not encrypted: there are no keys to it', { file: name });
   const copies: Uint8Array[] = [];
   for (const at of KEY_AREAS) {
     const copy = new Uint8Array(KEY_AREA_SIZE);
@@ -113,21 +115,33 @@ async function opens(slot: KeySlot, secrets: readonly Uint8Array[], setId: Uint8
   return false;
 }
 
+interface Edited {
+  readonly slots: readonly Uint8Array[];
+  readonly luks: LuksPart | null;
+}
+
+/** Of each secret that keeps a slot the LUKS key stays as well. */
+const remaining = (stay: readonly KeySlot[], part: LuksPart | null): Edited => ({
+  slots: stay.map(slot => slot.raw),
+  luks: luksKeysOf(part, new Set(stay.map(slot => slot.id))),
+});
+
 /** The slots as they are to be. `present`: secrets of which one opens the set. */
 async function edited(
   group: Group,
   edit: KeyEdit,
   present: readonly Uint8Array[],
-  derivations: readonly Derivation[],
+  { derivations = usualDerivations(), luksIterations }: KeyEditSpec,
   id: Uint8Array,
-): Promise<readonly Uint8Array[]> {
+): Promise<Edited> {
   const { setId, newest, files } = group;
   const file = files[0]!.name;
   const there = slotsIn(newest, file, KEY_AREAS[0]);
+  const part = luksPartOf(newest, file, KEY_AREAS[0]);
   const secrets = edit.kind === 'remove' ? present : [...present, edit.secret];
   const master = await masterOf(group, secrets);
   try {
-    if (edit.kind === 'remove') return without(group, there, edit.id).map(slot => slot.raw);
+    if (edit.kind === 'remove') return remaining(without(group, there, edit.id), part);
     const stay: KeySlot[] = [];
     let known = false;
     for (const slot of there) {
@@ -139,7 +153,10 @@ async function edited(
     if (stay.length + added.length > MAX_SLOTS) {
       throw new ImageError('usage', `a set has at most ${MAX_SLOTS} key slots`, { file }, { hint: 'remove one first' });
     }
-    return [...stay.map(slot => slot.raw), ...added];
+    const { slots, luks } = remaining(stay, part);
+    if (luks === null || known) return { slots: [...slots, ...added], luks };
+    const key = { id, secret: edit.secret, ...(luksIterations === undefined ? {} : { iterations: luksIterations }) };
+    return { slots: [...slots, ...added], luks: await withLuksKey(luks, master, setId, key) };
   } finally {
     master.fill(0);
   }
@@ -180,6 +197,8 @@ export interface KeyEditSpec {
   readonly present: readonly Uint8Array[];
   openForWriting(name: string): Promise<ByteFile>;
   readonly derivations?: readonly Derivation[];
+  /** PBKDF2 iterations of a LUKS key; absent: as many as take a second. */
+  readonly luksIterations?: number;
 }
 
 /** Returns how many files were rewritten. Faults: 'wrong-key', 'usage', 'not-found', 'busy', 'corrupt'. */
@@ -197,10 +216,10 @@ export async function editKeys(store: WritableStore, spec: KeyEditSpec): Promise
     const id = randomBytes(16);
     const due: { readonly group: Group; readonly area: Uint8Array }[] = [];
     for (const group of groups) {
-      const slots = await edited(group, edit, present, spec.derivations ?? usualDerivations(), id);
+      const { slots, luks } = await edited(group, edit, present, spec, id);
       const old = slotsIn(group.newest, group.files[0]!.name, KEY_AREAS[0]);
       const same = slots.length === old.length && slots.every((slot, i) => sameBytes(slot, old[i]!.raw));
-      due.push({ group, area: same ? group.newest : keyArea(slots, sequenceOf(group.newest) + 1) });
+      due.push({ group, area: same ? group.newest : keyArea(slots, sequenceOf(group.newest) + 1, luks) });
     }
     let written = 0;
     for (const { group, area } of due) {

@@ -3,6 +3,7 @@ import crypto, { type KeyObject } from 'node:crypto';
 import type { Keyring } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { bytes, magic, struct, u8, u16le, u32le, u64le } from '../../src/base/struct.ts';
+import { type LuksPart, putLuksPart, withLuksKey } from './luks-keys.ts';
 import { crcFits, hex, KEY_AREA_SIZE, sealCrc } from './structs.ts';
 
 const areaHeader = struct('key slots', 32, {
@@ -152,11 +153,12 @@ async function buildSlot(
   return slotStruct.build({ ...slot, wrapped, tag: cipher.getAuthTag() });
 }
 
-/** The area of some slots, as they lie in it. */
-export function keyArea(slots: readonly Uint8Array[], sequence: number): Uint8Array {
+/** The area of some slots, as they lie in it. `luks`: null for sets of any other cipher than AES-256-XTS. */
+export function keyArea(slots: readonly Uint8Array[], sequence: number, luks: LuksPart | null): Uint8Array {
   const area = new Uint8Array(KEY_AREA_SIZE);
   area.set(areaHeader.build({ magic: 'BMLKEYS\0', sequence, slots: slots.length, reserved: 0, generation: 0 }));
   for (const [i, slot] of slots.entries()) area.set(slot, FIRST_SLOT + i * SLOT_SIZE);
+  if (luks !== null) putLuksPart(area, luks);
   sealCrc(area);
   return area;
 }
@@ -175,13 +177,18 @@ export async function slotsFor(
   return slots;
 }
 
-/** The key area of a new set. */
-export const buildKeyArea = async (
+/** The key area of a new set. `luks`: its cipher is AES-256-XTS; a LUKS key belongs to the secret. */
+export async function buildKeyArea(
   derivations: readonly Derivation[],
   secret: Uint8Array,
   master: Uint8Array,
   setId: Uint8Array,
-): Promise<Uint8Array> => keyArea(await slotsFor(derivations, secret, master, setId, crypto.randomBytes(16), ''), 1);
+  luks: { readonly iterations?: number } | null = null,
+): Promise<Uint8Array> {
+  const id = crypto.randomBytes(16);
+  const slots = await slotsFor(derivations, secret, master, setId, id, '');
+  return keyArea(slots, 1, luks === null ? null : await withLuksKey(null, master, setId, { id, secret, ...luks }));
+}
 
 export interface KeySlot {
   /** In hexadecimal; the slots of one secret share it. */

@@ -1,5 +1,14 @@
 /** What the tests of this folder share: small layers, and reading them back. */
-import type { Image, ImagePoint, Keyring, Layer, LayerSpec, Store, WritableStore } from '../../src/base/contracts.ts';
+import type {
+  Image,
+  ImagePoint,
+  Keyring,
+  Layer,
+  LayerCipher,
+  LayerSpec,
+  Store,
+  WritableStore,
+} from '../../src/base/contracts.ts';
 import type { Derivation } from './keys.ts';
 import { openBml } from './read.ts';
 import { createBml } from './write.ts';
@@ -21,6 +30,8 @@ export interface LayerTest {
   readonly compression?: number;
   readonly openNodes?: number;
   readonly derivations?: readonly Derivation[];
+  /** Of a full with a secret. */
+  readonly cipher?: LayerCipher;
 }
 
 export function specOf(test: LayerTest): LayerSpec {
@@ -35,6 +46,7 @@ export function specOf(test: LayerTest): LayerSpec {
     parent: parent === null ? null : { image: parent, point: parent.points.at(-1)! },
     secret: test.secret ?? null,
     compression: test.compression ?? 1,
+    ...(parent === null && test.secret != null && test.cipher !== undefined ? { cipher: test.cipher } : {}),
   };
 }
 
@@ -47,7 +59,7 @@ export async function writeLayer(
   writes: Iterable<Write>,
 ): Promise<string> {
   const { openNodes, derivations = CHEAP } = test;
-  const options = { derivations, ...(openNodes === undefined ? {} : { openNodes }) };
+  const options = { derivations, luksIterations: 1000, ...(openNodes === undefined ? {} : { openNodes }) };
   await using writer = await createBml(name, store, specOf(test), options);
   for (const [disk, block, state] of writes) await writer.write(disk, block, state);
   return await writer.commit();

@@ -7,12 +7,22 @@ import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { compressNow, NODE_LEVEL } from './codec.ts';
 import type { PlacedCommit } from './commit.ts';
-import { GCM_TAG, type Place } from './crypto.ts';
-import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, putEntry, TAG } from './node.ts';
+import type { Place } from './crypto.ts';
+import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, putEntry } from './node.ts';
 import { type Found, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
-import { bodyFits, buildRecord } from './record.ts';
+import { bodyFits, buildRecord, storedTag } from './record.ts';
 import type { SetFile } from './shelf.ts';
-import { COMMIT_HEADER, commitHeader, corrupt, diskEntry, FIRST_RECORD, PAGE, sameBytes, sealCrc } from './structs.ts';
+import {
+  type Cipher,
+  COMMIT_HEADER,
+  commitHeader,
+  corrupt,
+  diskEntry,
+  FIRST_RECORD,
+  PAGE,
+  sameBytes,
+  sealCrc,
+} from './structs.ts';
 
 const BUFFER = 4 * 2 ** 20;
 const ROOT = diskEntry.offsetOf('root');
@@ -72,15 +82,15 @@ export interface Walk {
   store(place: Place, line: number, record: Uint8Array, hint: Bytes): Promise<Bytes> | Bytes;
 }
 
-/** Checks what can be checked without a key: the checksum and, of an encrypted block, that its tag is the wanted one. */
-function sound(found: Found, entry: Entry, place: Place, encrypted: boolean): Uint8Array {
+/** Checks what can be checked without a key: the checksum and, of an encrypted block, that its tag or digest is the wanted one. */
+function sound(found: Found, entry: Entry, place: Place, cipher: Cipher): Uint8Array {
   const { record, file, at } = found;
   const bad = (why: string): never => {
     throw corrupt(`disk ${place.disk}, block ${place.index}: ${why}`, file.name, at);
   };
   if (!bodyFits(record)) bad('the record fails its checksum');
-  const tag = record.subarray(record.length - GCM_TAG, record.length - GCM_TAG + TAG);
-  if (encrypted && !sameBytes(tag, entry.tag)) bad('the record is another version of the block');
+  const tag = storedTag(record, cipher);
+  if (tag !== null && !sameBytes(tag, entry.tag)) bad('the record is another version of the block');
   return record;
 }
 
@@ -102,9 +112,7 @@ async function below(
   const { setId } = objects;
   if (entry.kind === DATA) {
     const place: Place = { setId, layer, kind: 'data', disk: at.disk, index: at.position, level: 0 };
-    const record = await fetchRecord(objects, entry, place, first, found =>
-      sound(found, entry, place, objects.encrypted),
-    );
+    const record = await fetchRecord(objects, entry, place, first, found => sound(found, entry, place, objects.cipher));
     return { ...entry, hint: await on.store(place, entry.line, record, entry.hint) };
   }
   const node = await fetchNode(objects, entry, at, first, blockSize);

@@ -1,10 +1,22 @@
 /** Random layers, branches, resizes, reopenings and consolidations against a plain map of blocks. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { Image } from '../../src/base/contracts.ts';
+import type { Image, LayerCipher } from '../../src/base/contracts.ts';
+import { luksHeader, unlockLuks } from '../../src/base/luks/index.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { consolidateBml, dropBml } from './consolidate.ts';
-import { type BlockState, layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
+import {
+  type BlockState,
+  keyring,
+  layerOf,
+  openLayer,
+  pattern,
+  readAll,
+  SECRET,
+  type Write,
+  writeLayer,
+} from './kit.ts';
+import { openLuksImage } from './luks-image.ts';
 
 /**
  * BML_MODEL_RUNS=N tries N random chains of up to 50 points, BOOTMOUNT_LONG=1 a thousand: 25 from each seed, counted from
@@ -72,7 +84,7 @@ const step = fc.record<Step>({
 interface Case {
   readonly steps: readonly Step[];
   readonly blockLog2: number;
-  readonly encrypted: boolean;
+  readonly cipher: 'none' | LayerCipher;
   readonly compression: number;
   readonly keepSize: boolean;
   readonly removals: readonly number[];
@@ -92,9 +104,10 @@ function apply(models: readonly Model[], parents: readonly Model[], writes: read
   });
 }
 
-async function check({ steps, blockLog2, encrypted, compression, keepSize, removals }: Case): Promise<void> {
+async function check({ steps, blockLog2, cipher, compression, keepSize, removals }: Case): Promise<void> {
   const store = memoryStore();
-  const secret = encrypted ? SECRET : null;
+  const secret = cipher === 'none' ? null : SECRET;
+  const encryption = cipher === 'none' ? { secret } : { secret, cipher };
   const blockSize = 2 ** blockLog2;
   const points: Model[][] = [];
   const parents: number[] = [];
@@ -102,7 +115,8 @@ async function check({ steps, blockLog2, encrypted, compression, keepSize, remov
   for (const [i, one] of steps.entries()) {
     const parent = i === 0 ? -1 : one.parent % (i + 1) === i ? i - 1 : one.parent % i;
     parents.push(parent);
-    const sizes = keepSize ? steps[0]!.sizes : one.sizes;
+    const wanted = keepSize ? steps[0]!.sizes : one.sizes;
+    const sizes = cipher === 'aes-256-xts' ? wanted.map(size => size - (size % 512)) : wanted;
     const most = Math.max(2, Math.floor(PER_STEP / blockSize));
     const writes = one.writes.slice(0, most).flatMap(({ disk, at, what }, n): Write[] => {
       const on = disk % sizes.length;
@@ -113,7 +127,7 @@ async function check({ steps, blockLog2, encrypted, compression, keepSize, remov
     });
     const empty = sizes.map(size => ({ size, blocks: new Map() }));
     points.push(apply(empty, points[parent] ?? [], writes, blockSize));
-    const spec = { sizes, blockSize, parent: images[parent] ?? null, secret, compression, openNodes: 3 };
+    const spec = { sizes, blockSize, parent: images[parent] ?? null, ...encryption, compression, openNodes: 3 };
     await writeLayer(store, `${i}.bml`, spec, writes);
     images.push(await openLayer(store, `${i}.bml`, secret));
   }
@@ -174,7 +188,20 @@ async function expectPoints(
     } as const;
     await image.verify!(run);
     expect(found).toEqual([]);
+    if (image.cipher === 'aes-256-xts') await expectLuks(store, name, contents(points.get(i)![0]!, blockSize));
   }
+}
+
+/** The point's first disk, made a LUKS image without the key, opens with it and reads as the model. */
+async function expectLuks(store: MemoryStore, file: string, content: Uint8Array): Promise<void> {
+  await using disk = await openLuksImage(store, { file, time: null, disk: 'disk0' });
+  const source = { name: file, size: disk.size, read: disk.read };
+  const header = (await luksHeader(source))!;
+  const cipher = await unlockLuks(source, header, keyring(SECRET));
+  const payload = new Uint8Array(disk.size - header.payloadAt);
+  await disk.read(payload, header.payloadAt);
+  cipher.decipher(payload, 0);
+  expect(Buffer.compare(payload, content), `${file} as LUKS`).toBe(0);
 }
 
 const NAME =
@@ -184,7 +211,7 @@ test.each(SEEDS)(`${NAME} (seed %i)`, { timeout: 60_000 + PER_SEED * (LONG ? 60_
   const cases = fc.record<Case>({
     steps: fc.array(step, { minLength: 1, maxLength: DEPTH, size: 'max' }),
     blockLog2: LONG ? fc.integer({ min: 12, max: 22 }) : fc.constantFrom(12, 13, 16, 20),
-    encrypted: fc.boolean(),
+    cipher: fc.constantFrom('none', 'aes-256-gcm', 'aes-256-xts'),
     compression: fc.constantFrom(0, 1),
     keepSize: fc.boolean(),
     removals: fc.array(fc.nat(100), { maxLength: 5 }),

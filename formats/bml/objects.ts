@@ -7,10 +7,12 @@ import { associatedData, COUNTER, GCM_TAG, type Place, type SetKeys } from './cr
 import { lookUp } from './held.ts';
 import { ENTRY, type Entry, entryFault, FANOUT, type NodePage, nodeHash, nodePage, TAG } from './node.ts';
 import { openers } from './openers.ts';
+import type { Opening } from './opening.ts';
 import {
   bodyFits,
   codecOf,
   dataFlags,
+  hasTag,
   headerFault,
   plainLength,
   recordLength,
@@ -18,7 +20,7 @@ import {
   type Wanted,
 } from './record.ts';
 import type { SetFile } from './shelf.ts';
-import { corrupt, PAGE, RECORD_HEADER, sameBytes } from './structs.ts';
+import { type Cipher, corrupt, PAGE, RECORD_HEADER, sameBytes } from './structs.ts';
 import type { Line } from './table.ts';
 
 export interface Node extends NodePage {
@@ -31,7 +33,7 @@ export interface Node extends NodePage {
 /** What a commit's trees are read with. */
 export interface Objects {
   readonly setId: Uint8Array;
-  readonly encrypted: boolean;
+  readonly cipher: Cipher;
   /** null: not encrypted, or locked; nodes can be read without. */
   readonly keys: SetKeys | null;
   readonly lines: readonly Line[];
@@ -101,10 +103,10 @@ export async function fetchRecord<T>(
   accept: (found: Found) => T | Promise<T>,
   room?: Uint8Array,
 ): Promise<T> {
-  const encrypted = place.kind === 'data' && objects.encrypted;
-  const flags = dataFlags(encrypted, entry.short);
+  const cipher = place.kind === 'data' ? objects.cipher : 'none';
+  const flags = dataFlags(cipher, entry.short);
   const wanted: Wanted = { ...place, codec: entry.codec, session: entry.session, stored: entry.stored, flags };
-  const length = recordLength(entry.stored, encrypted);
+  const length = recordLength(entry.stored, hasTag(cipher));
   const line = objects.lines[entry.line]!;
   const attempt = async (files: readonly SetFile[]): Promise<{ readonly value: T } | { readonly failure: unknown }> => {
     let failure: unknown = files.length === 0 ? new ImageError('broken-chain', missing(line)) : null;
@@ -195,7 +197,7 @@ export async function fetchBlock(
   const most = recordLength(into.length + COUNTER, true);
   const room = await openers.room(most + into.length);
   try {
-    const record = new Uint8Array(room, 0, recordLength(entry.stored, objects.encrypted));
+    const record = new Uint8Array(room, 0, recordLength(entry.stored, hasTag(objects.cipher)));
     const spare = new Uint8Array(room, most, into.length);
     const accept = (found: Found): Promise<number> => openBlock(objects, entry, place, found, into, spare);
     into.fill(0, await fetchRecord(objects, entry, place, first, accept, record));
@@ -216,7 +218,7 @@ async function openBlock(
   spare: Uint8Array,
 ): Promise<number> {
   const { record, file, at } = found;
-  const { encrypted, keys } = objects;
+  const { cipher, keys } = objects;
   const bad = (why: string): never => {
     const damage = bodyFits(record) ? why : `${why} (the record fails its checksum: it is damaged)`;
     throw corrupt(`${nameOf(place)}: ${damage}`, file.name, at);
@@ -224,16 +226,23 @@ async function openBlock(
   const length = plainLength(record);
   if (entry.short ? length === 0 || length >= into.length : length !== into.length) bad(`a plain length of ${length}`);
   const body = record.subarray(RECORD_HEADER);
+  if (cipher !== 'none' && keys === null) {
+    throw new ImageError('locked', 'the block is encrypted', { file: file.name, at });
+  }
   let key: KeyObject | null = null;
-  if (encrypted) {
-    if (keys === null) throw new ImageError('locked', 'the block is encrypted', { file: file.name, at });
+  let aad = NO_DATA;
+  if (keys !== null && cipher === 'aes-256-xts') {
+    if (entry.codec !== 0) bad('enciphered sectors are never compressed');
+    key = keys.volume();
+  } else if (keys !== null && cipher === 'aes-256-gcm') {
     if (entry.stored <= COUNTER) bad('the record is too short');
     const tag = body.subarray(body.length - GCM_TAG);
     if (!sameBytes(tag.subarray(0, TAG), entry.tag)) bad('the record is another version of the block');
     key = keys.session(place.layer, objects.lines[entry.line]!.salt);
+    aad = associatedData(place, entry.codec, length, dataFlags(cipher, entry.short));
   }
-  const aad = key === null ? NO_DATA : associatedData(place, entry.codec, length, dataFlags(encrypted, entry.short));
-  const opening = { key, aad, digest: entry.tag, codec: entry.codec, length };
+  const sectors = cipher === 'aes-256-xts' ? { sectorsAt: place.index * into.length } : {};
+  const opening: Opening = { key, aad, digest: entry.tag, codec: entry.codec, length, ...sectors };
   const fault = await openers.open(body, opening, into, spare);
   if (fault !== null) bad(fault);
   return length;

@@ -11,8 +11,11 @@ import { type OpenTree, openTree, releaseTree, type TreeSink } from './open-tree
 import { type Claim, claim } from './owner.ts';
 import { Session } from './pipeline.ts';
 import { insideOf, type Opened, type OpenPoint } from './read.ts';
+import { SECTOR } from './sectors.ts';
 import type { SetFile } from './shelf.ts';
 import {
+  CIPHERS,
+  type Cipher,
   FIRST_RECORD,
   hex,
   KEY_AREA_SIZE,
@@ -37,6 +40,8 @@ export interface WriteOptions {
   readonly derivations?: readonly Derivation[];
   /** Nodes of one disk that are open at once. */
   readonly openNodes?: number;
+  /** PBKDF2 iterations of a new set's LUKS key; absent: as many as take a second. */
+  readonly luksIterations?: number;
 }
 
 export const usage = (message: string, file: string): ImageError => new ImageError('usage', message, { file });
@@ -81,10 +86,23 @@ async function parentOf(name: string, spec: LayerSpec): Promise<Parent | null> {
   return { inside, point, objects: await point.objects!() };
 }
 
+/** The parent's cipher; of a new set, what is wanted. */
+function cipherOf(name: string, spec: LayerSpec, parent: Parent | null): Cipher {
+  const wanted = spec.secret === null ? 'none' : (spec.cipher ?? 'aes-256-gcm');
+  const cipher = parent?.inside.head.cipher ?? wanted;
+  if (spec.cipher !== undefined && cipher !== spec.cipher) {
+    throw usage(`the cipher is ${cipher}, not ${spec.cipher}, which needs a new full with a secret`, name);
+  }
+  const odd = cipher === 'aes-256-xts' ? spec.disks.find(disk => disk.size % SECTOR !== 0) : undefined;
+  if (odd === undefined) return cipher;
+  throw usage(`disk ${odd.name}: ${odd.size} bytes are no whole sectors of ${SECTOR}, as aes-256-xts needs them`, name);
+}
+
 /** What the new layer is made on. */
 interface Origin {
   readonly parent: Parent | null;
   readonly found: Found | null;
+  readonly cipher: Cipher;
 }
 
 /** The key area of the new file and the keys that it opens. */
@@ -94,7 +112,10 @@ async function keysFor(name: string, spec: LayerSpec, setId: Uint8Array, from: O
     if (spec.secret === null) return { keyArea: null, keys: null };
     if (found !== null) return { keyArea: found.keyArea, keys: setKeys(found.master!, setId) };
     const master = randomBytes(32);
-    const keyArea = await buildKeyArea(options.derivations ?? usualDerivations(), spec.secret, master, setId);
+    const { derivations = usualDerivations(), luksIterations } = options;
+    const luks = luksIterations === undefined ? {} : { iterations: luksIterations };
+    const isXts = from.cipher === 'aes-256-xts';
+    const keyArea = await buildKeyArea(derivations, spec.secret, master, setId, isXts ? luks : null);
     const key = createSecretKey(master);
     master.fill(0);
     return { keyArea, keys: setKeys(key, setId) };
@@ -185,7 +206,7 @@ function sinkFor(
   const lines = [...(older?.lines ?? []), ...ownLines];
   const objects: Objects = {
     setId,
-    encrypted: session.spec.key !== null,
+    cipher: session.spec.cipher,
     keys: null,
     lines,
     holders: [...(older?.holders ?? []), ...ownLines.map(() => [own])],
@@ -239,13 +260,15 @@ export async function begin(
 ): Promise<OpenLayer> {
   checkSpec(name, spec);
   const parent = await parentOf(name, spec);
+  const cipher = cipherOf(name, spec, parent);
   await refuseExisting(store, name);
   const work = await claim(store, name, 'writes');
   try {
     await checkParentStays(parent);
-    const found = await takeUp(work, store, spec, parent?.inside.head.setId ?? null);
-    const setId = parent?.inside.head.setId ?? found?.head.setId ?? randomBytes(16);
-    const { keyArea, keys } = await keysFor(name, spec, setId, { parent, found }, options);
+    const parentId = parent?.inside.head.setId ?? null;
+    const found = await takeUp(work, store, spec, { parentId, cipher });
+    const setId = parentId ?? found?.head.setId ?? randomBytes(16);
+    const { keyArea, keys } = await keysFor(name, spec, setId, { parent, found, cipher }, options);
     const layer = found?.layer ?? randomBytes(16);
     const salt = keys === null ? new Uint8Array(16) : randomBytes(16);
     const salts = [...(found?.salts ?? []), salt];
@@ -254,7 +277,7 @@ export async function begin(
     const { file } = work;
     if (found === null) {
       const blockLog2 = Math.log2(spec.blockSize);
-      await writeStart(file, { setId, fileId, encrypted: keys !== null, blockLog2, created: started }, keyArea);
+      await writeStart(file, { setId, fileId, cipher, blockLog2, created: started }, keyArea);
     } else {
       await file.truncate(found.end);
       // Of two copies one may have been lost with the power.
@@ -263,12 +286,11 @@ export async function begin(
     const first = parent?.objects.lines.length ?? 0;
     const number = salts.length - 1;
     const { blockSize, compression: level } = spec;
-    const key = keys?.session(layer, salt) ?? null;
-    const about = { setId, layer, session: number, line: first + number, key, blockSize, level };
+    const key = keys === null ? null : cipher === 'aes-256-xts' ? keys.volume() : keys.session(layer, salt);
+    const about = { setId, layer, session: number, line: first + number, cipher, key, blockSize, level };
     const session = new Session(file, about, found);
-    const cipher = keys === null ? 0 : 1;
-    const record = { layer, setId, salt, session: number, cipher, reserved: 0, generation: 0, created: started };
-    await session.writePlain('session', number, sessionRecord.build(record));
+    const record = { layer, setId, salt, session: number, reserved: 0, generation: 0, created: started };
+    await session.writePlain('session', number, sessionRecord.build({ ...record, cipher: CIPHERS[cipher] }));
     const ownLines = salts.map((one, i) => ownLine(spec, name, layer, one, i));
     const sink = sinkFor(parent, ownFile(file, layer, setId), ownLines, session, setId);
     const { disks, nextDisk } = await openDisks(spec, parent, sink, options.openNodes);

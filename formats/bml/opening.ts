@@ -1,9 +1,11 @@
 /** From the body of a data record to its block: authenticated, decompressed, compared with its digest. */
 import type { KeyObject } from 'node:crypto';
 import { hash } from 'node:crypto';
+import type { Bytes } from '../../src/base/contracts.ts';
 import { decompressInto } from './codec.ts';
 import { AAD, COUNTER, unsealNow } from './crypto.ts';
 import { TAG } from './node.ts';
+import { decipherSectors, sectorsTag } from './sectors.ts';
 
 /** What is known of a record before it is opened. */
 export interface Opening {
@@ -16,11 +18,20 @@ export interface Opening {
   readonly codec: number;
   /** Plain length. */
   readonly length: number;
+  /** AES-256-XTS: where the block lies on its disk; absent: any other cipher. */
+  readonly sectorsAt?: Bytes;
 }
 
 /** Fills `into`, which has the plain length and no byte in common with `body`. A string says why not; what is in it then is not to be used. */
 export function openInto(into: Uint8Array, body: Uint8Array, opening: Opening): string | null {
-  const { key, aad, codec, length, digest } = opening;
+  const { key, aad, codec, length, digest, sectorsAt } = opening;
+  if (sectorsAt !== undefined) {
+    if (body.length !== length) return `${body.length} bytes instead of ${length}`;
+    if (Buffer.compare(sectorsTag(body), digest) !== 0) return 'the block fails its digest';
+    into.set(body);
+    decipherSectors(key!, into, sectorsAt);
+    return null;
+  }
   let packed = body;
   if (key !== null) {
     const opened = unsealNow(key, body.subarray(0, COUNTER), aad, body.subarray(COUNTER));
@@ -59,8 +70,8 @@ export interface Orders {
 /** Why each block could not be opened; null: it was. */
 export type Faults = readonly (string | null)[];
 
-/** An order: memory, place and length of the body; memory and place of the block, plain length; codec; key, 0: none. */
-export const ORDER = 8;
+/** An order: memory, place and length of the body; memory and place of the block, plain length; codec; key, 0: none; place of its sectors, -1: none. */
+export const ORDER = 9;
 const ABOUT = AAD + TAG;
 
 /** A block to be opened in a thread: the memory of both is shared. */
@@ -80,10 +91,10 @@ export function ordersOf(all: readonly Ordered[], of: Numbers): Pick<Orders, 'nu
   const numbers = new Float64Array(all.length * ORDER);
   const about = new Uint8Array(all.length * ABOUT);
   for (const [i, { body, into, opening }] of all.entries()) {
-    const { aad, digest, codec, length, key } = opening;
+    const { aad, digest, codec, length, key, sectorsAt = -1 } = opening;
     const from = [of.memory(body.buffer), body.byteOffset, body.length];
     const to = [of.memory(into.buffer), into.byteOffset, length];
-    numbers.set([...from, ...to, codec, key === null ? 0 : of.key(key)], i * ORDER);
+    numbers.set([...from, ...to, codec, key === null ? 0 : of.key(key), sectorsAt], i * ORDER);
     about.set(aad, i * ABOUT);
     about.set(digest.subarray(0, TAG), i * ABOUT + AAD);
   }
@@ -100,19 +111,19 @@ export class Known {
     for (const [number, buffer] of memory) this.#memory.set(number, buffer);
     for (const [number, key] of keys) this.#keys.set(number, key);
     return Array.from({ length: numbers.length / ORDER }, (_, i) => {
-      const [from, bodyAt, body, to, at, length, codec, key] = [...numbers.subarray(i * ORDER, (i + 1) * ORDER)] as [
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-      ];
+      const [from, bodyAt, body, to, at, length, codec, key, sectorsAt] = [
+        ...numbers.subarray(i * ORDER, (i + 1) * ORDER),
+      ] as [number, number, number, number, number, number, number, number, number];
       const aad = about.slice(i * ABOUT, i * ABOUT + AAD);
       const digest = about.subarray(i * ABOUT + AAD, (i + 1) * ABOUT);
-      const opening: Opening = { key: key === 0 ? null : this.#keys.get(key)!, aad, digest, codec, length };
+      const opening: Opening = {
+        key: key === 0 ? null : this.#keys.get(key)!,
+        aad,
+        digest,
+        codec,
+        length,
+        ...(sectorsAt < 0 ? {} : { sectorsAt }),
+      };
       const packed = new Uint8Array(this.#memory.get(from)!, bodyAt, body);
       return openInto(new Uint8Array(this.#memory.get(to)!, at, length), packed, opening);
     });

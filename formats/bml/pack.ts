@@ -7,13 +7,16 @@ import { compressInto } from './codec.ts';
 import { associatedData, COUNTER, GCM_TAG, type Place, sealInto } from './crypto.ts';
 import { TAG } from './node.ts';
 import { dataFlags, sealRecord } from './record.ts';
-import { ALIGN, RECORD_HEADER } from './structs.ts';
+import { encipherSectors, sectorsTag } from './sectors.ts';
+import { ALIGN, type Cipher, RECORD_HEADER } from './structs.ts';
 
 export interface PackSpec {
   readonly setId: Uint8Array;
   readonly layer: Uint8Array;
   /** Number of the session within the layer. */
   readonly session: number;
+  readonly cipher: Cipher;
+  /** Of the session or, for AES-256-XTS, of the set. */
   readonly key: KeyObject | null;
   readonly blockSize: Bytes;
   /** zstd level; 0: stored as it is. */
@@ -76,8 +79,15 @@ function packBlock(spec: PackSpec, batch: Batch, i: number, plain: Uint8Array, a
   const index = batch.jobs[i * JOB + 1]!;
   const counter = batch.jobs[i * JOB + 3]!;
   const place: Place = { setId, layer, kind: 'data', disk, index, level: 0 };
-  const flags = dataFlags(key !== null, plain.length < spec.blockSize);
+  const flags = dataFlags(spec.cipher, plain.length < spec.blockSize);
   const room = batch.packed.subarray(at, at + recordRoom(spec.blockSize));
+  if (spec.cipher === 'aes-256-xts') {
+    const packed = encipherInto(room, key!, plain, index * spec.blockSize);
+    batch.tags.set(sectorsTag(packed.subarray(RECORD_HEADER, RECORD_HEADER + plain.length)), i * TAG);
+    sealRecord(packed, place, session, 0, flags, plain.length, plain.length);
+    batch.done.set([packed.length, plain.length, 0], i * DONE);
+    return packed.length;
+  }
   // Encrypted blocks are compressed somewhere else first.
   const into = key === null ? room.subarray(RECORD_HEADER, RECORD_HEADER + plain.length) : scratchOf(plain.length);
   const packed = spec.level === 0 ? 0 : compressInto(into, plain, spec.level);
@@ -99,4 +109,14 @@ function packBlock(spec: PackSpec, batch: Batch, i: number, plain: Uint8Array, a
   sealRecord(record, place, session, codec, flags, plain.length, whole - RECORD_HEADER);
   batch.done.set([padded, stored, codec], i * DONE);
   return padded;
+}
+
+/** Writes the sectors of a block behind the room for its header, uncompressed; the record with its padding. */
+function encipherInto(room: Uint8Array, key: KeyObject, plain: Uint8Array, at: Bytes): Uint8Array {
+  const whole = RECORD_HEADER + plain.length;
+  const record = room.subarray(0, roundUp(whole, ALIGN));
+  record.set(plain, RECORD_HEADER);
+  encipherSectors(key, record.subarray(RECORD_HEADER, whole), at);
+  record.fill(0, whole);
+  return record;
 }

@@ -13,6 +13,7 @@ const spec: PackSpec = {
   setId: new Uint8Array(16).fill(1),
   layer: new Uint8Array(16).fill(2),
   session: 0,
+  cipher: 'none' as const,
   key: null,
   blockSize: BLOCK,
   level: 3,

@@ -5,7 +5,7 @@ import { compressNow, NODE_LEVEL } from './codec.ts';
 import type { Place } from './crypto.ts';
 import { DATA, type Entry, NODE, nodeHash, TAG } from './node.ts';
 import { type Batch, DONE, JOB, type PackSpec } from './pack.ts';
-import { buildRecord, recordLength } from './record.ts';
+import { buildRecord, hasTag, recordLength } from './record.ts';
 import { Space } from './space.ts';
 import { ALIGN, FIRST_RECORD, RECORD_HEADER } from './structs.ts';
 
@@ -66,7 +66,7 @@ export class Session {
 
   /** The object of an entry of this layer was replaced before the commit. */
   release(entry: Entry): void {
-    const length = recordLength(entry.stored, entry.kind === DATA && this.spec.key !== null);
+    const length = recordLength(entry.stored, entry.kind === DATA && hasTag(this.spec.cipher));
     this.#space.release(entry.hint, roundUp(length, ALIGN));
   }
 

@@ -74,7 +74,7 @@ async function readKeyArea(file: SetFile): Promise<{ area: Uint8Array | null; at
 
 /** The master key, or why the file stays closed. */
 async function gainAccess(file: SetFile, head: Head, keys: Keyring): Promise<Access> {
-  if (!head.encrypted) return { keyArea: null, unlocked: null, problem: null };
+  if (head.cipher === 'none') return { keyArea: null, unlocked: null, problem: null };
   const { area, at } = await readKeyArea(file);
   const where = { file: file.name, at };
   if (area === null) {
@@ -141,7 +141,7 @@ async function openPoint(on: Setting, commit: PlacedCommit): Promise<OpenPoint> 
     throw error;
   }
   const files = shelf.layersBeside(file.name, file.setId);
-  const objects = once(() => objectsOf({ shelf, file, files, commit, setId: head.setId, keys }));
+  const objects = once(() => objectsOf({ shelf, file, files, commit, setId: head.setId, cipher: head.cipher, keys }));
   const line = commit.lines - 1;
   const trees = commit.disks.map(disk => new Tree({ ...disk, disk: disk.number, file, line }, objects));
   return { commit, trees, objects, problem: null, ...descent };
@@ -246,9 +246,11 @@ function imageOf(inside: Opened): Image {
   const image: Image = {
     adapter: 'bml',
     name: inside.file.name,
-    encrypted: inside.head.encrypted,
+    encrypted: inside.head.cipher !== 'none',
     points: [...inside.points].map(([id, point]) => imagePoint(point, id)),
+    ...(inside.head.cipher === 'none' ? {} : { cipher: inside.head.cipher }),
     warnings: warningsOf(inside),
+    ...(inside.head.cipher === 'aes-256-xts' ? { notes: ['sectors of aes-256-xts: restore --luks'] } : {}),
     verify: run => verifyFile(inside, run),
     async [Symbol.asyncDispose]() {
       if (!open) return;

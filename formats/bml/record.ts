@@ -3,14 +3,26 @@ import { crc32c } from '../../src/base/checksum.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { GCM_TAG, type Place, putIndex } from './crypto.ts';
-import { ALIGN, ENCRYPTED, KINDS, type Kind, RECORD_HEADER, recordHeader, SHORT } from './structs.ts';
+import { TAG } from './node.ts';
+import { sectorsTag } from './sectors.ts';
+import {
+  ALIGN,
+  type Cipher,
+  ENCRYPTED,
+  KINDS,
+  type Kind,
+  RECORD_HEADER,
+  recordHeader,
+  SECTORS,
+  SHORT,
+} from './structs.ts';
 
 const BODY_CRC = recordHeader.offsetOf('bodyCrc');
 const HEADER_CRC = recordHeader.offsetOf('headerCrc');
 
 /** Bytes of a record without the padding. */
-export const recordLength = (stored: number, encrypted: boolean): number =>
-  RECORD_HEADER + stored + (encrypted ? GCM_TAG : 0);
+export const recordLength = (stored: number, tagged: boolean): number =>
+  RECORD_HEADER + stored + (tagged ? GCM_TAG : 0);
 
 /** A record with padding; `body` is everything that follows the header, a tag included. */
 export function buildRecord(
@@ -105,6 +117,17 @@ export const storedLength = (header: Uint8Array): number => viewOf(header).getUi
 export const codecOf = (header: Uint8Array): number => header[5]!;
 export const plainLength = (header: Uint8Array): number => viewOf(header).getUint32(36, true);
 
+const CIPHER_FLAGS: Readonly<Record<Cipher, number>> = { none: 0, 'aes-256-gcm': ENCRYPTED, 'aes-256-xts': SECTORS };
+
 /** Flags of a data record. */
-export const dataFlags = (encrypted: boolean, short: boolean): number =>
-  (encrypted ? ENCRYPTED : 0) + (short ? SHORT : 0);
+export const dataFlags = (cipher: Cipher, short: boolean): number => CIPHER_FLAGS[cipher] + (short ? SHORT : 0);
+
+/** Data records of the cipher have a counter before the ciphertext and a tag behind it. */
+export const hasTag = (cipher: Cipher): boolean => cipher === 'aes-256-gcm';
+
+/** What the entry of a data record has to say of it, as far as that can be told without a key; null: nothing can. */
+export function storedTag(record: Uint8Array, cipher: Cipher): Uint8Array | null {
+  if (cipher === 'none') return null;
+  if (cipher === 'aes-256-xts') return sectorsTag(record.subarray(RECORD_HEADER));
+  return record.subarray(record.length - GCM_TAG, record.length - GCM_TAG + TAG);
+}

@@ -14,8 +14,8 @@ export const KEY_AREA_SIZE = 24576;
 export const ALIGN = 64;
 
 /** Section 3: features that this reader knows, one mask for each meaning of an unknown bit. */
-export const INCOMPATIBLE = { encrypted: 1n } as const;
-export const KNOWN_INCOMPATIBLE = INCOMPATIBLE.encrypted;
+export const INCOMPATIBLE = { encrypted: 1n, sectors: 128n } as const;
+export const KNOWN_INCOMPATIBLE = INCOMPATIBLE.encrypted | INCOMPATIBLE.sectors;
 export const INCOMPATIBLE_NAMES = [
   'encrypted data',
   'encrypted metadata',
@@ -24,7 +24,12 @@ export const INCOMPATIBLE_NAMES = [
   'records aligned to 4 KiB',
   'ChaCha20-Poly1305',
   'BLAKE3',
+  'AES-256-XTS',
 ] as const;
+
+/** What data records are encrypted with. */
+export const CIPHERS = { none: 0, 'aes-256-gcm': 1, 'aes-256-xts': 2 } as const;
+export type Cipher = keyof typeof CIPHERS;
 
 export const SUPERBLOCK_USED = 88;
 export const superblock = struct('superblock', SUPERBLOCK_USED, {
@@ -39,7 +44,7 @@ export const superblock = struct('superblock', SUPERBLOCK_USED, {
   fileId: [56, bytes(16)],
   blockLog2: [72, u8],
   alignLog2: [73, u8],
-  cipher: [74, oneOf(u8, { none: 0, 'aes-256-gcm': 1 })],
+  cipher: [74, oneOf(u8, CIPHERS)],
   hash: [75, oneOf(u8, { 'sha-256': 1 })],
   reserved: [76, u32le],
   created: [80, u64le],
@@ -87,9 +92,11 @@ export const MAX_LISTED = Math.floor((PAGE - 4 - TRAILER_COMMITS) / trailerCommi
 
 export const KINDS = { data: 1, node: 2, session: 3, metadata: 4, 'change set': 5 } as const;
 export type Kind = keyof typeof KINDS;
-/** Record flags, which are part of the associated data. */
+/** Record flags, which are part of the associated data. ENCRYPTED: with a counter and a tag. */
 export const ENCRYPTED = 1;
 export const SHORT = 2;
+/** Enciphered sector by sector, as long as the plain bytes. */
+export const SECTORS = 4;
 
 export const RECORD_HEADER = 48;
 export const recordHeader = struct('record', RECORD_HEADER, {

@@ -4,6 +4,7 @@ import { ImageError } from '../../src/base/errors.ts';
 import { lentPage } from './lent-page.ts';
 import {
   ALIGN,
+  type Cipher,
   commitSlot,
   corrupt,
   crcFits,
@@ -30,7 +31,7 @@ export const MAX_BLOCK_LOG2 = 22;
 export interface Head {
   readonly setId: Uint8Array;
   readonly fileId: Uint8Array;
-  readonly encrypted: boolean;
+  readonly cipher: Cipher;
   readonly blockLog2: number;
   readonly created: number;
   /** The first superblock was damaged; what is here comes from the second. */
@@ -46,9 +47,10 @@ const sealed = (bytes: Uint8Array): Uint8Array => {
   return page;
 };
 
-export function buildSuperblock(
-  head: Pick<Head, 'setId' | 'fileId' | 'encrypted' | 'blockLog2' | 'created'>,
-): Uint8Array {
+const featuresOf = (cipher: Cipher): bigint =>
+  (cipher === 'none' ? 0n : INCOMPATIBLE.encrypted) | (cipher === 'aes-256-xts' ? INCOMPATIBLE.sectors : 0n);
+
+export function buildSuperblock(head: Pick<Head, 'setId' | 'fileId' | 'cipher' | 'blockLog2' | 'created'>): Uint8Array {
   return sealed(
     superblock.build({
       magic: '\x89BML\r\n\x1a\n',
@@ -57,12 +59,12 @@ export function buildSuperblock(
       used: SUPERBLOCK_USED,
       compatible: 0n,
       readOnly: 0n,
-      incompatible: head.encrypted ? INCOMPATIBLE.encrypted : 0n,
+      incompatible: featuresOf(head.cipher),
       setId: head.setId,
       fileId: head.fileId,
       blockLog2: head.blockLog2,
       alignLog2: Math.log2(ALIGN),
-      cipher: head.encrypted ? 'aes-256-gcm' : 'none',
+      cipher: head.cipher,
       hash: 'sha-256',
       reserved: 0,
       created: head.created,
@@ -94,13 +96,13 @@ function parseSuperblock(page: Uint8Array, file: string, at: number, fromCopy: b
     );
   }
   const block = superblock.parse(page, 0, file);
-  const encrypted = (block.incompatible & INCOMPATIBLE.encrypted) !== 0n;
-  if (encrypted !== (block.cipher !== 'none')) throw corrupt('superblock: cipher and features disagree', file, at + 74);
+  if (block.incompatible !== featuresOf(block.cipher))
+    throw corrupt('superblock: cipher and features disagree', file, at + 74);
   if (block.blockLog2 < MIN_BLOCK_LOG2 || block.blockLog2 > MAX_BLOCK_LOG2) {
     return refuse(`block size 2^${block.blockLog2} is outside 2^${MIN_BLOCK_LOG2} to 2^${MAX_BLOCK_LOG2}`, 'blockLog2');
   }
   if (2 ** block.alignLog2 !== ALIGN) return refuse(`record alignment 2^${block.alignLog2}`, 'alignLog2');
-  return { ...block, encrypted, fromCopy };
+  return { ...block, fromCopy };
 }
 
 /** One of two copies. Faults: 'not-this-format', 'unsupported', 'corrupt'. */

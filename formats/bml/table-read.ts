@@ -7,7 +7,7 @@ import type { LayerFiles } from './layer-files.ts';
 import { missing, type Objects } from './objects.ts';
 import { bodyFits, headerFits } from './record.ts';
 import type { SetFile, Shelf } from './shelf.ts';
-import { corrupt, RECORD_HEADER, recordHeader, sameBytes, tableLine } from './structs.ts';
+import { type Cipher, corrupt, RECORD_HEADER, recordHeader, sameBytes, tableLine } from './structs.ts';
 import { type Line, lostLines, parseTable, tableHash } from './table.ts';
 
 /** Memory for looking over a table: there is one for each point of a set. */
@@ -83,6 +83,7 @@ export interface Reach {
   /** Files of the set, in the folder of `file`. */
   readonly files: LayerFiles;
   readonly setId: Uint8Array;
+  readonly cipher: Cipher;
   readonly keys: SetKeys | null;
 }
 
@@ -104,7 +105,7 @@ async function tableNow({ shelf, file, commit }: Reach): Promise<readonly Line[]
 
 /** What the trees of a commit are read with. */
 export async function objectsOf(reach: Reach): Promise<Objects> {
-  const { shelf, file, files, setId, keys } = reach;
+  const { shelf, file, files, setId, cipher, keys } = reach;
   const lines = await tableNow(reach);
   const holders = lines.map(({ layer }) => {
     const all = files.of(layer);
@@ -113,7 +114,7 @@ export async function objectsOf(reach: Reach): Promise<Objects> {
   });
   return {
     setId,
-    encrypted: keys !== null,
+    cipher,
     keys,
     lines,
     holders,

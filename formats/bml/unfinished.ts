@@ -6,10 +6,10 @@ import { hash } from 'node:crypto';
 import type { ByteFile, ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { roundUp } from '../../src/base/range.ts';
-import { associatedData, GCM_TAG, type Place, type SetKeys } from './crypto.ts';
+import { associatedData, type Place, type SetKeys } from './crypto.ts';
 import { DATA, type Entry, TAG } from './node.ts';
 import { openers } from './openers.ts';
-import { bodyFits, dataFlags, headerFits, recordLength } from './record.ts';
+import { bodyFits, dataFlags, headerFits, recordLength, storedTag } from './record.ts';
 import {
   ALIGN,
   ENCRYPTED,
@@ -159,17 +159,20 @@ export async function takeKept(
   const { session, codec, flags, stored, plain: length } = header;
   const short = (flags & SHORT) !== 0;
   const body = record.subarray(RECORD_HEADER);
-  const tag = keys === null ? hash('sha256', data, 'buffer').subarray(0, TAG) : body.slice(-GCM_TAG, TAG - GCM_TAG);
+  const { cipher } = unfinished.head;
+  const tag = storedTag(record, cipher)?.slice() ?? hash('sha256', data, 'buffer').subarray(0, TAG);
   const number = codec === 'zstd' ? 1 : 0;
   const entry: Entry = { kind: DATA, codec: number, short, session, line: kept.line + session, stored, hint: at, tag };
-  const fits = length === data.length && flags === dataFlags(keys !== null, length < blockSize);
+  const fits = length === data.length && flags === dataFlags(cipher, length < blockSize);
   if (!fits) return { entry, same: false };
   const { layer, head, salts } = unfinished;
   const place: Place = { setId: head.setId, layer, kind: 'data', disk, index: block, level: 0 };
-  const key = keys?.session(layer, salts[session]!) ?? null;
+  const isXts = cipher === 'aes-256-xts';
+  const key = (isXts ? keys?.volume() : keys?.session(layer, salts[session]!)) ?? null;
+  const sectors = isXts ? { sectorsAt: block * blockSize } : {};
   const aad = associatedData(place, number, length, flags);
   const its = new Uint8Array(length);
-  const fault = await openers.open(body, { key, aad, digest: tag, codec: number, length }, its);
+  const fault = await openers.open(body, { key, aad, digest: tag, codec: number, length, ...sectors }, its);
   return { entry, same: fault === null && sameBytes(its, data) };
 }
 

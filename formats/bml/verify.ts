@@ -4,13 +4,13 @@ import { ImageError } from '../../src/base/errors.ts';
 import { isZero, roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { hashOf, type PlacedCommit, readCommit } from './commit.ts';
-import { GCM_TAG, type Place } from './crypto.ts';
+import type { Place } from './crypto.ts';
 import { checkDescent } from './descent.ts';
 import { INDEX_PER_PAGE } from './held.ts';
-import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, TAG } from './node.ts';
+import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage } from './node.ts';
 import { fetchBlock, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
 import type { Opened } from './read.ts';
-import { bodyFits, headerFits } from './record.ts';
+import { bodyFits, headerFits, storedTag } from './record.ts';
 import {
   ALIGN,
   corrupt,
@@ -66,7 +66,8 @@ async function checkFixed(check: Check): Promise<void> {
   const { head, tail, file } = check;
   for (const at of SUPERBLOCKS) await checkPage(check, at, PAGE, 'a superblock', false);
   for (const at of SLOTS) await checkPage(check, at, PAGE, 'a commit slot', true);
-  for (const at of KEY_AREAS) await checkPage(check, at, KEY_AREA_SIZE, 'a copy of the key slots', !head.encrypted);
+  for (const at of KEY_AREAS)
+    await checkPage(check, at, KEY_AREA_SIZE, 'a copy of the key slots', head.cipher === 'none');
   await checkPage(check, file.size - PAGE, PAGE, 'the trailer', false);
   const pages = Math.ceil(tail.indexEntries / INDEX_PER_PAGE);
   for (let i = 0; i < pages; i++) await checkPage(check, tail.indexAt + i * PAGE, PAGE, 'an index page', false);
@@ -153,8 +154,8 @@ async function checkPlaced({ check, objects, disk }: Walk, entry: Entry, block: 
   const { layer } = objects.lines[entry.line]!;
   const place: Place = { setId: objects.setId, layer, kind: 'data', disk, index: block, level: 0 };
   await fetchRecord(objects, entry, place, check.file, ({ record, file, at }) => {
-    const tag = record.subarray(record.length - GCM_TAG, record.length - GCM_TAG + TAG);
-    if (!objects.encrypted || sameBytes(tag, entry.tag)) return;
+    const tag = storedTag(record, objects.cipher);
+    if (tag === null || sameBytes(tag, entry.tag)) return;
     throw corrupt(`disk ${disk}, block ${block}: the record is another version of the block`, file.name, at);
   });
 }
@@ -223,7 +224,7 @@ async function checkTrees(check: Check, commit: PlacedCommit, objects: Objects, 
 
 async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   const { head, file, keys, run } = check;
-  const locked = head.encrypted && keys === null;
+  const locked = head.cipher !== 'none' && keys === null;
   if (!locked && !sameBytes(hashOf(commit.content(), keys), commit.hash)) {
     damage(check, 'commit: fails its authentication', commit.at);
   }
@@ -239,7 +240,7 @@ async function checkPoint(check: Check, commit: PlacedCommit): Promise<void> {
   await checkTrees(
     check,
     commit,
-    { setId: head.setId, encrypted: head.encrypted, keys, lines, holders },
+    { setId: head.setId, cipher: head.cipher, keys, lines, holders },
     run.level === 3 && !locked,
   );
 }

@@ -16,6 +16,7 @@ import {
 import type { Batch } from './pack.ts';
 import { FIRST_RECORD, hex } from './structs.ts';
 import { type Kept, takeKept } from './unfinished.ts';
+import { Written } from './written.ts';
 
 /** A block's number across disks, as a key for what is in flight. */
 const keyOf = (disk: number, block: number): number => disk * 2 ** 42 + block;
@@ -32,12 +33,18 @@ class BmlWriter implements LayerWriter {
   readonly #batches: Batches<Write>;
   /** Newest write in flight of a block; only these can overtake each other. */
   readonly #newest = new Map<number, number>();
+  /** Every block is stored, zeros too, so that all of the disk is there as ciphertext. */
+  readonly #dense: boolean;
+  /** Of a dense layer, by disk. */
+  readonly #written: readonly Written[];
   #writes = 0;
   #commit: Promise<void> | null = null;
   #state: 'open' | 'committing' | 'committed' | 'closed' = 'open';
 
   constructor(open: OpenLayer) {
     this.#open = open;
+    this.#dense = open.session.spec.cipher === 'aes-256-xts';
+    this.#written = this.#dense ? open.disks.map(() => new Written()) : [];
     this.#batches = new Batches(open.session.spec, (batch, writes) => this.#keep(batch, writes));
   }
 
@@ -52,23 +59,40 @@ class BmlWriter implements LayerWriter {
 
   async write(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void> {
     if (this.#state !== 'open') throw usage('the layer is no longer open', this.#open.name);
+    await this.#put(disk, block, data);
+  }
+
+  async #put(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void> {
     this.#batches.check();
     const state = this.#open.disks[disk];
     if (state === undefined || !Number.isSafeInteger(block) || block < 0 || block >= state.blocks) {
       throw new ImageError('out-of-range', `disk ${disk} has no block ${block}`, { file: this.#open.name });
     }
     const key = keyOf(disk, block);
+    const length = this.#lengthOf(state, block);
+    this.#written[disk]?.add(block);
     if (typeof data !== 'string') {
       const { blockSize } = this.#open.spec;
-      const length = Math.min(blockSize, state.spec.size - block * blockSize);
       if (data.length !== blockSize && data.length !== length) {
         throw usage(`block ${block} has ${data.length} bytes instead of ${length}`, this.#open.name);
       }
-      if (!isZero(data.subarray(0, length))) return this.#store(state, key, block, data.subarray(0, length));
+      if (this.#dense || !isZero(data.subarray(0, length))) {
+        return this.#store(state, key, block, data.subarray(0, length));
+      }
     }
     this.#newest.delete(key);
     if (data === 'absent') await this.#uncover(state, key, block);
-    else await state.tree.put(block, ZERO);
+    else await this.#storeEmpty(state, key, block, ZERO);
+  }
+
+  #lengthOf({ spec }: DiskState, block: number): number {
+    const { blockSize } = this.#open.spec;
+    return Math.min(blockSize, spec.size - block * blockSize);
+  }
+
+  #storeEmpty(state: DiskState, key: number, block: number, kind: typeof HOLE | typeof ZERO): Promise<void> | void {
+    if (!this.#dense) return state.tree.put(block, kind);
+    return this.#store(state, key, block, new Uint8Array(this.#lengthOf(state, block)));
   }
 
   async #store(state: DiskState, key: number, block: number, data: Uint8Array): Promise<void> {
@@ -120,28 +144,46 @@ class BmlWriter implements LayerWriter {
 
   /** The parent's entry again; where a shrunk disk ends inside a block, the part of the parent's that is left. */
   async #uncover(state: DiskState, key: number, block: number): Promise<void> {
-    const { parent, spec, blocks } = state;
+    const { parent } = state;
     const { blockSize } = this.#open.spec;
-    if (parent === null || block * blockSize >= parent.spec.size) return state.tree.put(block, HOLE);
+    if (parent === null || block * blockSize >= parent.spec.size) return this.#storeEmpty(state, key, block, HOLE);
     const order = this.#writes++;
     this.#newest.set(key, order);
     const { entry } = await parent.lookUp(block);
     if (this.#newest.get(key) !== order) return;
     this.#newest.delete(key);
-    if (entry.kind !== DATA) return state.tree.put(block, entry.kind === ZERO ? ZERO : HOLE);
-    if (block === blocks - 1 && spec.size < parent.spec.size && spec.size % blockSize !== 0) {
+    if (entry.kind !== DATA) return this.#storeEmpty(state, key, block, entry.kind === ZERO ? ZERO : HOLE);
+    const length = this.#lengthOf(state, block);
+    const theirs = Math.min(blockSize, parent.spec.size - block * blockSize);
+    if (length < theirs || (this.#dense && length > theirs)) {
       const whole = new Uint8Array(blockSize);
       await parent.unpack(block, whole);
-      return this.#store(state, key, block, whole.subarray(0, spec.size % blockSize));
+      return this.#store(state, key, block, whole.subarray(0, length));
     }
     return state.tree.put(block, entry);
   }
 
-  /** What a shrunk disk's last block lost must not come back when a later layer grows it again. */
-  async cutEnds(): Promise<void> {
+  /**
+   * What a shrunk disk's last block lost must not come back when a later layer grows it again. What was the last block of a
+   * disk that grew is short; a dense layer has it in its new length.
+   */
+  async fitEnds(): Promise<void> {
+    const { blockSize } = this.#open.spec;
     for (const [i, { parent, spec, blocks }] of this.#open.disks.entries()) {
-      const cut = spec.size % this.#open.spec.blockSize !== 0;
-      if (parent !== null && cut && spec.size < parent.spec.size) await this.write(i, blocks - 1, 'absent');
+      if (parent === null) continue;
+      const cut = spec.size % blockSize !== 0 && spec.size < parent.spec.size;
+      const grown = this.#dense && parent.spec.size % blockSize !== 0 && spec.size > parent.spec.size;
+      if (cut) await this.write(i, blocks - 1, 'absent');
+      if (grown) await this.write(i, Math.floor(parent.spec.size / blockSize), 'absent');
+    }
+  }
+
+  /** What nobody wrote of a dense layer, and its parent does not have, is zeros. */
+  async #fill(): Promise<void> {
+    for (const [i, written] of this.#written.entries()) {
+      const { parent, blocks } = this.#open.disks[i]!;
+      const from = parent === null ? 0 : Math.ceil(parent.spec.size / this.#open.spec.blockSize);
+      for (let block = from; block < blocks; block++) if (!written.has(block)) await this.#put(i, block, 'zero');
     }
   }
 
@@ -155,6 +197,7 @@ class BmlWriter implements LayerWriter {
 
   async #finish(): Promise<void> {
     const { store, file, name, work } = this.#open;
+    await this.#fill();
     await this.#batches.drain();
     await this.#batches.end();
     await commitLayer(this.#open);
@@ -184,7 +227,7 @@ export async function createBml(
 ): Promise<LayerWriter> {
   const writer = new BmlWriter(await begin(name, store, spec, options));
   try {
-    await writer.cutEnds();
+    await writer.fitEnds();
     return writer;
   } catch (error) {
     await writer[Symbol.asyncDispose]();

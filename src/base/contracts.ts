@@ -215,6 +215,8 @@ export interface Image extends AsyncDisposable {
   readonly adapter: string;
   readonly name: string;
   readonly encrypted: boolean;
+  /** Where the format has several: what a layer on this one, or a full beside it, is encrypted with. */
+  readonly cipher?: LayerCipher;
   readonly points: readonly ImagePoint[];
   /** Oddities that do not stop reading, one line each. */
   readonly warnings: readonly string[];
@@ -236,7 +238,15 @@ export interface LayerSpec {
   readonly secret: Uint8Array | null;
   /** zstd level; 0 stores blocks as they are. */
   readonly compression: number;
+  /** Of a full with a secret, where the format has several; a child has its parent's. */
+  readonly cipher?: LayerCipher;
 }
+
+/**
+ * GCM: every block compressed and authenticated by itself. XTS: sectors as LUKS has them, each by itself and as long as it
+ * was, so that a point can become a LUKS image without its key.
+ */
+export type LayerCipher = 'aes-256-gcm' | 'aes-256-xts';
 
 export interface LayerWriter extends AsyncDisposable {
   /**

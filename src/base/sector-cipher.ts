@@ -13,6 +13,12 @@ export interface SectorCipher {
   decipher(data: Uint8Array, at: Bytes): void;
 }
 
+/** A cipher that goes both ways. */
+export interface TwoWayCipher extends SectorCipher {
+  /** Enciphers whole sectors in place. */
+  encipher(data: Uint8Array, at: Bytes): void;
+}
+
 /** How sectors are numbered: the one at `at` is `first + at / unit`. */
 export interface SectorNumbers {
   readonly sectorSize: number;
@@ -93,27 +99,30 @@ function spread(tweaks: Int32Array, first: Int32Array, perSector: number): void 
 }
 
 /** `key`: the one for data and the one for numbers, one after the other. */
-export function xtsCipher(key: Uint8Array, numbers: SectorNumbers): SectorCipher {
+export function xtsCipher(key: Uint8Array, numbers: SectorNumbers): TwoWayCipher {
   const { sectorSize } = numbers;
   const half = key.length / 2;
-  const blocks = decipherer(key.subarray(0, half), 'AES-XTS');
+  const deciphers = decipherer(key.subarray(0, half), 'AES-XTS');
+  const enciphers = encipherer(key.subarray(0, half), 'AES-XTS');
   const vectors = encipherer(key.subarray(half), 'AES-XTS');
   const tweaks = new Int32Array(CHUNK / 4);
   const mixed = new Int32Array(CHUNK / 4);
   const mixedBytes = new Uint8Array(mixed.buffer);
+  const cross = (blocks: Cipheriv | Decipheriv, data: Uint8Array, at: Bytes): void =>
+    inChunks(data, at, sectorSize, (part, from) => {
+      const words = part.length / 4;
+      const first = wordsOf(vectors.update(numbersOf(numbers, from, part.length / sectorSize)));
+      spread(tweaks, first, sectorSize / BLOCK);
+      mixedBytes.set(part);
+      for (let i = 0; i < words; i++) mixed[i]! ^= tweaks[i]!;
+      const out = wordsOf(blocks.update(mixedBytes.subarray(0, part.length)));
+      for (let i = 0; i < words; i++) out[i]! ^= tweaks[i]!;
+      part.set(new Uint8Array(out.buffer, out.byteOffset, part.length));
+    });
   return {
     sectorSize,
-    decipher: (data, at) =>
-      inChunks(data, at, sectorSize, (part, from) => {
-        const words = part.length / 4;
-        const first = wordsOf(vectors.update(numbersOf(numbers, from, part.length / sectorSize)));
-        spread(tweaks, first, sectorSize / BLOCK);
-        mixedBytes.set(part);
-        for (let i = 0; i < words; i++) mixed[i]! ^= tweaks[i]!;
-        const plain = wordsOf(blocks.update(mixedBytes.subarray(0, part.length)));
-        for (let i = 0; i < words; i++) plain[i]! ^= tweaks[i]!;
-        part.set(new Uint8Array(plain.buffer, plain.byteOffset, part.length));
-      }),
+    decipher: (data, at) => cross(deciphers, data, at),
+    encipher: (data, at) => cross(enciphers, data, at),
   };
 }
 

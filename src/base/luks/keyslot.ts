@@ -111,7 +111,7 @@ function derive(secret: Uint8Array, derivation: KeyDerivation, length: number): 
 }
 
 /** Makes each block of the hash's length the hash of its number and itself. `input`: 4 bytes more than such a block. */
-function diffuse(data: Buffer, hash: string, input: Buffer): void {
+export function diffuse(data: Buffer, hash: string, input: Buffer): void {
   const length = input.length - 4;
   for (let i = 0; i * length < data.length; i++) {
     const end = Math.min(data.length, (i + 1) * length);

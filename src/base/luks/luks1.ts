@@ -6,7 +6,8 @@ import { fault, type Keyslot, type LuksSource } from './keyslot.ts';
 
 const SECTOR = 512;
 const ENABLED = 0x00ac71f3;
-const SLOTS = 8;
+const DISABLED = 0x0000dead;
+export const LUKS1_SLOTS = 8;
 
 const Slot = struct('LUKS1 keyslot', 48, {
   active: [0, u32be],
@@ -28,7 +29,7 @@ const Header = struct('LUKS1 header', 592, {
   digestSalt: [132, bytes(32)],
   digestIterations: [164, u32be],
   uuid: [168, bytes(40)],
-  slots: [208, arrayOf(Slot as Struct<ReturnType<typeof Slot.parse>>, SLOTS)],
+  slots: [208, arrayOf(Slot as Struct<ReturnType<typeof Slot.parse>>, LUKS1_SLOTS)],
 });
 
 export const LUKS1_HEADER = Header.size;
@@ -76,3 +77,49 @@ export function luks1Header(source: LuksSource, head: Uint8Array): LuksHeader {
     warnings: [],
   };
 }
+
+const text = (value: string, length: number): Uint8Array => {
+  const field = new Uint8Array(length);
+  field.set(Buffer.from(value, 'latin1').subarray(0, length - 1));
+  return field;
+};
+
+export interface Luks1Spec {
+  readonly cipherName: string;
+  readonly cipherMode: string;
+  readonly hash: string;
+  /** Bytes, whole sectors. */
+  readonly payloadAt: number;
+  readonly keyBytes: number;
+  readonly digest: { readonly iterations: number; readonly salt: Uint8Array; readonly digest: Uint8Array };
+  readonly uuid: string;
+  readonly stripes: number;
+  /** Eight; `key` null: not in use. Areas in bytes, whole sectors. */
+  readonly slots: readonly {
+    readonly key: { readonly iterations: number; readonly salt: Uint8Array } | null;
+    readonly areaAt: number;
+  }[];
+}
+
+/** The header without key material. */
+export const buildLuks1Header = (spec: Luks1Spec): Uint8Array =>
+  Header.build({
+    magic: Buffer.from('LUKS\xba\xbe', 'latin1'),
+    version: 1,
+    cipherName: text(spec.cipherName, 32),
+    cipherMode: text(spec.cipherMode, 32),
+    hash: text(spec.hash, 32),
+    payloadAt: spec.payloadAt / SECTOR,
+    keyBytes: spec.keyBytes,
+    digest: spec.digest.digest,
+    digestSalt: spec.digest.salt,
+    digestIterations: spec.digest.iterations,
+    uuid: text(spec.uuid, 40),
+    slots: spec.slots.map(({ key, areaAt }) => ({
+      active: key === null ? DISABLED : ENABLED,
+      iterations: key?.iterations ?? 0,
+      salt: key?.salt ?? new Uint8Array(32),
+      areaAt: areaAt / SECTOR,
+      stripes: spec.stripes,
+    })),
+  });
