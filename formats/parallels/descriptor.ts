@@ -1,8 +1,8 @@
 /** `DiskDescriptor.xml`: what a bundle's files are to each other. QEMU docs/interop/prl-xml.txt. */
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { type Element, parseXml } from '../../src/base/xml.ts';
 import { SECTOR } from './structs.ts';
-import { type Element, parseXml } from './xml.ts';
 
 const ROOT = 'Parallels_disk_image';
 const NULL_GUID = '{00000000-0000-0000-0000-000000000000}';

@@ -1,6 +1,7 @@
 /** Names in a backup folder, and what the machine's configuration says about them. */
 import type { Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { type Element, parseXml } from '../../src/base/xml.ts';
 
 export type Level = 'full' | 'copy' | 'inc' | 'diff';
 
@@ -64,19 +65,30 @@ export interface Domain {
   readonly disks: readonly string[];
 }
 
-/** Name and disks of a libvirt domain (libvirt's "Domain XML format"). Only this much of the XML is looked at. */
+const NOTHING: Domain = { name: null, disks: [] };
+
+const named = (of: Element, name: string): readonly Element[] => of.children.filter(child => child.name === name);
+
+/** Name and disks of a libvirt domain (libvirt's "Domain XML format"); none of a text that is not XML. */
 export function parseDomain(xml: string): Domain {
-  const disks: { readonly dev: string; readonly order: number }[] = [];
-  for (const [, attributes, body] of xml.matchAll(/<disk\b([^>]*)>(.*?)<\/disk>/gs)) {
-    const device = /\bdevice=['"](\w+)['"]/.exec(attributes!)?.[1] ?? 'disk';
-    const dev = /<target\b[^>]*\bdev=['"]([\w-]+)['"]/.exec(body!)?.[1];
-    const order = /<boot\b[^>]*\border=['"](\d+)['"]/.exec(body!)?.[1];
-    if (device === 'disk' && dev !== undefined) {
-      disks.push({ dev, order: order === undefined ? Number.MAX_SAFE_INTEGER : Number(order) });
-    }
+  let domain: Element;
+  try {
+    domain = parseXml(xml, 'the machine');
+  } catch (error) {
+    if (error instanceof ImageError) return NOTHING;
+    throw error;
   }
+  const disks: { readonly dev: string; readonly order: number }[] = [];
+  for (const disk of named(domain, 'devices').flatMap(devices => named(devices, 'disk'))) {
+    const device = disk.attributes.get('device') ?? 'disk';
+    const dev = named(disk, 'target')[0]?.attributes.get('dev') ?? '';
+    const order = named(disk, 'boot')[0]?.attributes.get('order') ?? '';
+    if (device !== 'disk' || !/^[\w-]+$/.test(dev)) continue;
+    disks.push({ dev, order: /^\d+$/.test(order) ? Number(order) : Number.MAX_SAFE_INTEGER });
+  }
+  const name = named(domain, 'name')[0]?.text ?? '';
   return {
-    name: /<name>([^<]{1,200})<\/name>/.exec(xml)?.[1] ?? null,
+    name: name === '' || name.length > 200 ? null : name,
     disks: disks.toSorted((a, b) => a.order - b.order).map(({ dev }) => dev),
   };
 }

@@ -232,13 +232,13 @@ describe('archives', () => {
 
 describe('OVF descriptors', () => {
   test.each([
-    ['', 'there is no element'],
+    ['', 'no element'],
     ['<a>', '<a> is not closed'],
-    ['<a></b>', '</b> closes nothing'],
-    ['<a', 'a tag is not closed'],
-    ['<a b="1></a>', 'a tag is not closed'],
-    ['<a><!-- ', '--> is missing'],
-    ['<a>'.repeat(300), 'nested too deep'],
+    ['<a></b>', '</b> where <a> is open'],
+    ['<a', 'neither an element nor text'],
+    ['<a b="1></a>', 'neither an element nor text'],
+    ['<a><!-- ', '<!-- without -->'],
+    ['<a>'.repeat(300), 'deeper than 64 elements'],
     ['<NotAnEnvelope/>', 'starts with <NotAnEnvelope>'],
   ])('%j is refused', (text, message) => {
     expect(() => parseOvf(text, 'm.ovf')).toThrowError(

@@ -1,7 +1,7 @@
 /** What an OVF descriptor says about disks: DMTF DSP0243, "Open Virtualization Format Specification", sections 7.1 and 9.1. */
 import type { Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { descendants, type Element, parseXml } from './xml.ts';
+import { descendants, type Element, parseXml } from '../../src/base/xml.ts';
 
 export interface OvfDisk {
   readonly id: string;
@@ -77,6 +77,6 @@ export function parseOvf(text: string, file: string): Ovf {
 
 function machineName(envelope: Element): string | null {
   const [machine] = descendants(envelope, 'VirtualSystem');
-  const named = machine?.children.find(child => child.name === 'Name')?.text.trim();
+  const named = machine?.children.find(child => child.name === 'Name')?.text;
   return named || machine?.attributes.get('id')?.trim() || null;
 }

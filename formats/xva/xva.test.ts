@@ -187,7 +187,7 @@ describe('archives', () => {
       return tarMember('pax', Buffer.from(`${record.length + 3}${record}`), 'x');
     };
     const file = Buffer.concat([
-      tarMember('ova.xml', Buffer.from('<value/>')),
+      tarMember('ova.xml', Buffer.from('<other/>')),
       pax(`${long}/00000000`),
       tarMember('short', data),
       tarMember('././@LongLink', Buffer.from(`${long}/00000002\0`), 'L'),
