@@ -88,6 +88,9 @@ const CRC_PACKED = 0x200;
 const FILTER = 0x800;
 /** lzop's own limit for a block. */
 const MOST_BLOCK: Bytes = 64 * 2 ** 20;
+/** A byte of LZO1X stands for at most so many, in a length that goes on; what an instruction begins with comes on top, once. */
+const MOST_OF_A_BYTE = 255;
+const MOST_ON_TOP = 64;
 
 interface Header {
   readonly flags: number;
@@ -134,6 +137,7 @@ export async function* lzopContent(
     if (length === 0) return;
     const packedLength = await number();
     if (length > MOST_BLOCK || packedLength > length || at + packedLength > source.size) damaged('a block is too long');
+    if (length > packedLength * MOST_OF_A_BYTE + MOST_ON_TOP) damaged('a block is said to hold more than its bytes can');
     const adler = (flags & ADLER_PLAIN) !== 0 ? await number() : null;
     const crc = (flags & CRC_PLAIN) !== 0 ? await number() : null;
     if (packedLength < length) {

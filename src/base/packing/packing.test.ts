@@ -132,3 +132,15 @@ test.each(PROGRAMS.filter(([ending]) => ['lzo', 'zst', 'lz4'].includes(ending)))
     }
   },
 );
+
+test('a block of lzop that is said to hold more than its bytes can makes no room for it', async () => {
+  if (missing(['lzop']) !== null) return;
+  const zeros = Buffer.alloc(1_000_000);
+  const packed = pack('lzop', ['-9'], zeros);
+  expect((await unpacked(PACKINGS.lzo, packed)).equals(zeros)).toBe(true);
+  // The header: 33 bytes, a name and its length, a checksum; the first block begins with its length.
+  const at = 33 + 1 + packed[33]! + 4;
+  expect(packed.readUInt32BE(at)).toBeLessThanOrEqual(262_144);
+  packed.writeUInt32BE(2 ** 26, at);
+  await expect(unpacked(PACKINGS.lzo, packed)).rejects.toThrow('more than its bytes can');
+});
