@@ -34,6 +34,19 @@ describe('a choice between ways', () => {
     expect(shares(choice, [22, 54, 20], 200)[1]).toBeGreaterThan(0.8);
   });
 
+  test('a way that takes a round to find its place is not judged by that', () => {
+    const choice = new Choice(3);
+    let before = 0;
+    let others = 0;
+    for (let i = 0; i < 1000; i++) {
+      const way = choice.next();
+      choice.yielded(way !== 2 ? 25 : before === 2 ? 80 : 17);
+      if (way !== 2) others++;
+      before = way;
+    }
+    expect(others).toBeLessThan(50);
+  });
+
   test('it follows when the load changes', () => {
     const choice = new Choice(3);
     shares(choice, [50, 20, 20], 5000);

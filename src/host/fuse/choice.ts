@@ -2,7 +2,9 @@
 
 /** A trial is repeated after so many rounds; after each one that did not pay, after twice as many. */
 const SOON = 32;
-const SELDOM = 2048;
+const SELDOM = 1024;
+/** Rounds of a trial, of which the middle one counts: a way may take a round to find its place. */
+const TRIAL = 3;
 /** Another way must be better than the first by this factor: what is simple wins when it makes no difference. */
 const WORTH = 1.15;
 /** Part of a new measurement in the running mean. */
@@ -17,10 +19,12 @@ interface Way {
   /** Rounds between two trials, and until the next one. */
   every: number;
   left: number;
+  /** What the rounds of the trial yielded so far. */
+  readonly trial: number[];
 }
 
 const untried = (ways: number): readonly Way[] =>
-  Array.from({ length: ways }, (_, i) => ({ rate: 0, every: SOON, left: i * 2 }));
+  Array.from({ length: ways }, (_, i) => ({ rate: 0, every: SOON, left: i * TRIAL, trial: [] }));
 
 /**
  * Way 0 is the plain one. Whichever yields the most is used, and the others are tried now and then, each the more seldom
@@ -56,7 +60,10 @@ export class Choice {
     }
     this.#strange = 0;
     const way = this.#ways[this.#chosen]!;
-    way.rate = way.rate === 0 ? rate : way.rate + (rate - way.rate) * WEIGHT;
+    if (this.#best() === this.#chosen) way.rate = way.rate === 0 ? rate : way.rate + (rate - way.rate) * WEIGHT;
+    else if (way.trial.push(rate) < TRIAL) return;
+    else way.rate = way.trial.sort((a, b) => a - b)[TRIAL >> 1]!;
+    way.trial.length = 0;
     const pays = this.#best() === this.#chosen;
     way.every = pays ? SOON : Math.min(SELDOM, way.every * 2);
     way.left = way.every;
