@@ -22,6 +22,10 @@ const KEEP_SIZE_PUNCH_HOLE = 3;
 export interface Native {
   /** First data (hole) at or after `at`, inside the file; null: none until its end, or the file system does not say. */
   seek(fd: number, at: Bytes, want: 'data' | 'hole'): Bytes | null | 'unknown';
+  /** Sets an extended attribute of an open file, or of what a path names, a link included; false: refused. */
+  setXattr(at: number | string, name: Uint8Array, value: Uint8Array): boolean;
+  /** Makes a device, pipe or socket: mode and type as in mknod(2); false: refused. Never follows or replaces what is there. */
+  makeNode(path: string, mode: number, major: number, minor: number): boolean;
   /** Gives the range's blocks back to the file system; false when it cannot. It reads as zeros then. */
   punch(fd: number, at: Bytes, length: Bytes): boolean;
   /**
@@ -147,6 +151,9 @@ function open(): Native | null {
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
     const passDescriptor = descriptors(ffi, libc);
+    const lsetxattr = libc.func('int lsetxattr(const char *, void *, void *, size_t, int)');
+    const fsetxattr = libc.func('int fsetxattr(int, void *, void *, size_t, int)');
+    const mknod = libc.func('int mknod(const char *, unsigned int, uint64_t)');
     const poll = libc.func('int poll(void *, unsigned long, int)');
     const getAffinity = libc.func('int sched_getaffinity(int, size_t, _Out_ void *)');
     const setAffinity = libc.func('int sched_setaffinity(int, size_t, void *)');
@@ -156,6 +163,16 @@ function open(): Native | null {
         const found = lseek(fd, at, want === 'data' ? SEEK_DATA : SEEK_HOLE);
         if (found >= 0) return found;
         return ffi.errno() === ENXIO ? null : 'unknown';
+      },
+      setXattr(at, name, value) {
+        const key = Buffer.concat([name, Buffer.of(0)]);
+        const set = typeof at === 'number' ? fsetxattr : lsetxattr;
+        return set(at, key, value, value.length, 0) === 0;
+      },
+      makeNode(path, mode, major, minor) {
+        // As glibc packs them (gnu_dev_makedev): the low halves first, then the high ones.
+        const low = (minor % 256) + (major % 4096) * 256 + (Math.floor(minor / 256) % 4096) * 2 ** 20;
+        return mknod(path, mode, low + Math.floor(minor / 2 ** 20) * 2 ** 32) === 0;
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
       passDescriptor,

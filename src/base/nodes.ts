@@ -1,7 +1,7 @@
 /** What is mounted, and by whom it is served. */
 import type { Bytes, Done } from './contracts.ts';
 
-export type Node = DirNode | FileNode | LinkNode;
+export type Node = DirNode | FileNode | LinkNode | SpecialNode;
 
 /** What a node out of a backup has beside the rest; a node without it belongs to whoever mounts. */
 export interface Recorded {
@@ -11,18 +11,39 @@ export interface Recorded {
   readonly links: number;
 }
 
-export interface DirNode {
+/** Extended attributes by the bytes of their full names as latin1. */
+export type Xattrs = ReadonlyMap<string, Uint8Array>;
+
+/** What nodes out of a backup may have beside. */
+export interface Described {
+  /** Absent: there are none. Not asked for names that `mayHave` says are never there. */
+  xattrs?(): Promise<Xattrs>;
+  mayHave?(name: string): boolean;
+}
+
+/** A device, pipe or socket; the mount makes it harmless. */
+export interface SpecialNode extends Described {
+  readonly kind: 'char' | 'block' | 'fifo' | 'socket';
+  readonly recorded: Recorded;
+  readonly mtime: Date;
+  readonly mode: number;
+  readonly major: number;
+  readonly minor: number;
+}
+
+export interface DirNode extends Described {
   readonly kind: 'dir';
   /** It is the same for as long as the mount lives, and so are its names. */
   readonly recorded?: Recorded;
   readonly mtime: Date;
   /** Permission bits, 0o555 for most; of a node out of a backup 0o7777. */
   readonly mode: number;
-  list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] }[]>;
+  /** 'unknown': asking for the node tells. */
+  list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] | 'unknown' }[]>;
   child(name: string): Promise<Node | null>;
 }
 
-export interface FileNode {
+export interface FileNode extends Described {
   readonly kind: 'file';
   /** It is the same for as long as the mount lives. */
   readonly recorded?: Recorded;
@@ -36,7 +57,7 @@ export interface FileNode {
   open(): Promise<OpenFile>;
 }
 
-export interface LinkNode {
+export interface LinkNode extends Described {
   readonly kind: 'link';
   readonly recorded?: Recorded;
   readonly mtime: Date;

@@ -19,6 +19,8 @@ export interface FileCopy {
   readonly identity: string;
   /** Owners too: only root may. */
   readonly owners: boolean;
+  /** Sets what the file has beside its content; called while it has no name yet. */
+  describe(fd: number): Promise<void>;
   /** So many bytes more are in place. */
   progress(bytes: Bytes): void;
 }
@@ -29,7 +31,7 @@ export const inside = (folder: number, name: string): string => `/proc/self/fd/$
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 
 /** The same size and time: an earlier run copied it. */
-function isThere(file: string, node: PointFile): boolean {
+export function isThere(file: string, node: PointFile): boolean {
   const stat = fs.lstatSync(file, { throwIfNoEntry: false });
   return stat?.isFile() === true && stat.size === node.size && Math.abs(stat.mtimeMs - node.mtime.getTime()) < 1;
 }
@@ -118,6 +120,7 @@ export async function copyFile(
     if (sound < length) fs.ftruncateSync(fd, sound);
     await fill(fd, sound, content, name, spec);
     fs.ftruncateSync(fd, content.size);
+    await spec.describe(fd);
     if (spec.owners) fs.fchownSync(fd, node.uid, node.gid);
     fs.fchmodSync(fd, node.mode & 0o777);
     fs.futimesSync(fd, node.mtime, node.mtime);

@@ -7,7 +7,8 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { ImageError } from '../base/errors.ts';
 import type { FileContent } from '../files/content.ts';
 import type { PointDir, PointFile, PointNode } from '../files/point-files.ts';
-import { type Copied, type CopySpec, copyNode } from './copy-out.ts';
+import { CopiedLinks } from './copy-links.ts';
+import { type Copied, type CopySpec, copyNode, nothingCopied } from './copy-out.ts';
 
 const scratch = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-copy-')));
 afterAll(() => fs.rmSync(scratch, { recursive: true, force: true }));
@@ -30,6 +31,7 @@ function contentOf(bytes: Uint8Array, stopAt = Number.POSITIVE_INFINITY): FileCo
 const file = (bytes: Uint8Array, stopAt?: number): PointFile => ({
   kind: 'file',
   ...attributes,
+  id: '',
   size: bytes.length,
   allocated: bytes.length,
   open: async () => contentOf(bytes, stopAt),
@@ -51,13 +53,17 @@ interface Outcome extends Copied {
 
 async function copy(node: PointNode, target: string, more: Partial<CopySpec> = {}): Promise<Outcome> {
   const failures: string[] = [];
-  const done: Copied = { files: 0, bytes: 0, kept: 0, skipped: 0 };
+  const done = nothingCopied();
   const fd = fs.openSync(path.dirname(target), fs.constants.O_DIRECTORY);
   try {
     const spec: CopySpec = {
       signal: new AbortController().signal,
       identity: 'point',
       owners: false,
+      devices: false,
+      streams: false,
+      links: new CopiedLinks(fd),
+      skipped() {},
       failed: (its, { fault }) => failures.push(`${its}: ${fault}`),
       progress() {},
       ...more,
@@ -125,6 +131,67 @@ describe('a copy that was stopped', () => {
     } finally {
       spawnSync('umount', ['-l', place('full')]);
     }
+  });
+});
+
+describe('what a file has beside its content', () => {
+  const several = (id: string): PointFile => ({ ...file(bytes.subarray(0, 100)), id, links: 3 });
+
+  test('its other names are links, and copies where what was copied is no longer there', async () => {
+    const tree = folder({
+      a: several('v:1'),
+      dir: folder({ b: several('v:1') }),
+      other: several('v:2'),
+      z: several('v:1'),
+    });
+    const inode = (...names: string[]): number => fs.lstatSync(place('names', ...names)).ino;
+    expect(await copy(tree, place('names'))).toMatchObject({ files: 2, links: 2, bytes: 200, failures: [] });
+    expect([inode('dir/b'), inode('z')]).toEqual([inode('a'), inode('a')]);
+    expect(inode('other')).not.toBe(inode('a'));
+    expect(await copy(tree, place('names'))).toMatchObject({ files: 0, links: 0, kept: 4 });
+    // Another file took the place of the first one meanwhile: its content is not what the other names are to have.
+    fs.rmSync(place('names'), { recursive: true });
+    const swapping: PointDir = folder({
+      a: several('v:1'),
+      b: {
+        ...several('v:2'),
+        open: async () => {
+          fs.rmSync(place('names/a'));
+          fs.writeFileSync(place('names/a'), 'other');
+          return contentOf(bytes.subarray(0, 100));
+        },
+      },
+      c: several('v:1'),
+    });
+    expect(await copy(swapping, place('names'))).toMatchObject({ files: 3, links: 0, failures: [] });
+    expect(fs.readFileSync(place('names/c')).equals(bytes.subarray(0, 100))).toBe(true);
+  });
+
+  test('alternate streams are counted, or stand beside it', async () => {
+    const names: Readonly<Record<string, PointFile>> = {
+      'a:first': file(bytes.subarray(0, 10)),
+      'a:se/cond': file(bytes.subarray(0, 20)),
+    };
+    const streams = async (): Promise<readonly string[]> => ['first', 'se/cond'];
+    const plain = folder({ a: { ...file(bytes.subarray(0, 5)), streams } });
+    const tree: PointDir = { ...plain, child: async name => names[name] ?? null };
+    expect(await copy(tree, place('streams'))).toMatchObject({ files: 1, streams: 2 });
+    expect(await copy(tree, place('streams'), { streams: true })).toMatchObject({ files: 2, kept: 1, streams: 0 });
+    expect(fs.readdirSync(place('streams')).sort()).toEqual(['a', 'a:first', 'a:se\\x2fcond']);
+    expect(fs.statSync(place('streams/a:first')).size).toBe(10);
+  });
+
+  test('attributes that cannot be kept are counted, and no error', async () => {
+    const xattrs = async (): Promise<ReadonlyMap<string, Uint8Array>> =>
+      new Map([
+        ['user.kept', bytes.subarray(0, 3)],
+        ['user.too long', new Uint8Array(60_000)],
+        ['security.capability', bytes.subarray(0, 20)],
+        ['system.ntfs_acl', bytes.subarray(0, 20)],
+      ]);
+    const done = await copy({ ...file(bytes.subarray(0, 5)), xattrs }, place('described'));
+    expect(done).toMatchObject({ files: 1, failures: [] });
+    expect(done.attributes).toBeGreaterThanOrEqual(1);
   });
 });
 

@@ -3,7 +3,8 @@ import path from 'node:path';
 import { ImageError } from '../base/errors.ts';
 import type { PointNode } from '../files/point-files.ts';
 import { walkBelow } from '../files/walk.ts';
-import { type Copied, copyNode } from './copy-out.ts';
+import { CopiedLinks } from './copy-links.ts';
+import { type Copied, copyNode, nothingCopied } from './copy-out.ts';
 import { openPointReader, PATH_HELP, type PointArgs, pointOptions } from './point-files.ts';
 import { display, formatSize } from './text.ts';
 import type { Context, Verb } from './verb.ts';
@@ -13,6 +14,8 @@ type CpArgs = PointArgs & {
   readonly target: string;
   readonly recursive: boolean;
   readonly owners: boolean;
+  readonly devices: boolean;
+  readonly streams: boolean;
 };
 
 /** Into an existing folder under the name it has, else under the name that was given. */
@@ -43,9 +46,9 @@ function checked(args: CpArgs, node: PointNode): void {
     const hint = '-r copies folders with all they hold';
     throw new ImageError('usage', 'is a folder', { file: args.path }, { hint });
   }
-  if (args.owners && process.geteuid?.() !== 0) {
-    throw new ImageError('usage', 'only root may give files to their owners', { field: '--owners' });
-  }
+  if (process.geteuid?.() === 0) return;
+  if (args.owners) throw new ImageError('usage', 'only root may give files to their owners', { field: '--owners' });
+  if (args.devices) throw new ImageError('usage', 'only root may make devices', { field: '--devices' });
 }
 
 interface Failure {
@@ -61,9 +64,13 @@ function tell(done: Copied, failures: readonly Failure[], context: Context): voi
     return;
   }
   const kept = done.kept > 0 ? `, ${done.kept} there already` : '';
+  const links = done.links > 0 ? `, ${done.links} more names of them` : '';
   const skipped = done.skipped > 0 ? `, ${done.skipped} devices, pipes or sockets left out` : '';
+  const streams = done.streams > 0 ? `, ${done.streams} alternate streams left out (--streams)` : '';
+  const attributes = done.attributes > 0 ? `, ${done.attributes} extended attributes not kept` : '';
   const failed = failures.length > 0 ? `, ${failures.length} failed` : '';
-  context.out(`${done.files} copied, ${formatSize(done.bytes)}${kept}${skipped}${failed}`);
+  const rest = `${links}${kept}${skipped}${streams}${attributes}${failed}`;
+  context.out(`${done.files} copied, ${formatSize(done.bytes)}${rest}`);
 }
 
 export const command: Verb = {
@@ -77,14 +84,24 @@ export const command: Verb = {
         .positional('path', { type: 'string', describe: PATH_HELP })
         .positional('target', { type: 'string', describe: 'file to make, or folder to copy into' })
         .option('recursive', { alias: 'r', type: 'boolean', default: false, describe: 'folders with all they hold' })
-        .option('owners', { type: 'boolean', default: false, describe: 'give files to their owners by number (root)' }),
+        .option('owners', {
+          type: 'boolean',
+          default: false,
+          describe: 'give files to their owners by number, with access lists and trusted attributes (root)',
+        })
+        .option('devices', { type: 'boolean', default: false, describe: 'make devices, pipes and sockets (root)' })
+        .option('streams', {
+          type: 'boolean',
+          default: false,
+          describe: 'copy alternate data streams too, as FILE:STREAM beside their file',
+        }),
     ),
   async run(args: CpArgs, context) {
     await using reader = await openPointReader(args, context);
     const { point, node, name } = await reader.find(args.path, !args.recursive);
     checked(args, node);
     const target = targetOf(args.target, name);
-    const done: Copied = { files: 0, bytes: 0, kept: 0, skipped: 0 };
+    const done = nothingCopied();
     const failures: Failure[] = [];
     const folder = fs.openSync(target.folder, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
     const bar = context.progress('copying', await sizeOf(node, context.signal));
@@ -96,6 +113,10 @@ export const command: Verb = {
           signal: context.signal,
           identity: `${point.identity} ${args.path}`,
           owners: args.owners,
+          devices: args.devices,
+          streams: args.streams,
+          links: new CopiedLinks(folder),
+          skipped: (file, what) => context.note(`bootmount: cp: left out: ${display(file)} is ${what}`),
           progress: bytes => bar.at(bytes),
           failed(file, error) {
             failures.push({ path: file, fault: error.fault, message: error.message });

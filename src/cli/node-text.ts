@@ -3,7 +3,8 @@ import type { ImageError } from '../base/errors.ts';
 import type { PointNode } from '../files/point-files.ts';
 import { display, formatTime } from './text.ts';
 
-const TYPE = { dir: 'd', file: '-', link: 'l', other: '?' } as const;
+const TYPE = { dir: 'd', file: '-', link: 'l' } as const;
+const DEVICE = { char: 'c', block: 'b', fifo: 'p', socket: 's' } as const;
 
 /** `-rwsr-xr-x`, as ls writes it. */
 export function modeText(node: PointNode): string {
@@ -16,7 +17,8 @@ export function modeText(node: PointNode): string {
   ] as const) {
     if (Math.floor(mode / bit) % 2 === 1) bits[at] = bits[at] === 'x' ? letter : letter.toUpperCase();
   }
-  return TYPE[node.kind] + bits.join('');
+  const type = node.kind !== 'other' ? TYPE[node.kind] : node.device === null ? '?' : DEVICE[node.device.type];
+  return type + bits.join('');
 }
 
 export const nameText = (name: string, node: PointNode): string =>

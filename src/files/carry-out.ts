@@ -25,6 +25,7 @@ import {
   type UnusedRecord,
   type VolumesRecord,
   type Work,
+  type XattrsRecord,
 } from './protocol.ts';
 import { addUnused, noneUnused, type UnusedBlocks } from './unused-map.ts';
 
@@ -168,7 +169,10 @@ async function recordOf(node: VolumeNode, ranges: RangesRecord | null = null): P
     uid,
     gid,
     links,
-    id: node.kind === 'dir' ? node.id : '',
+    id: node.kind === 'dir' || node.kind === 'file' ? (node.id ?? '') : '',
+    xattrs: node.xattrs !== undefined,
+    streams: (node.kind === 'file' || node.kind === 'dir') && node.streams !== undefined,
+    device: node.kind === 'other' ? (node.device ?? null) : null,
     size: node.kind === 'file' ? node.size : 0,
     allocated: node.kind === 'file' ? node.allocated : 0,
     target: node.kind === 'link' ? await node.target() : '',
@@ -249,6 +253,15 @@ async function carryOut(work: Work): Promise<unknown> {
     }
     case 'node':
       return recordOf(await nodeAt(work));
+    case 'xattrs': {
+      const found = (await (await nodeAt(work)).xattrs?.()) ?? new Map<string, Uint8Array>();
+      const record: XattrsRecord = { names: [...found.keys()], values: [...found.values()] };
+      return record;
+    }
+    case 'streams': {
+      const node = await nodeAt(work);
+      return node.kind === 'file' || node.kind === 'dir' ? ((await node.streams?.()) ?? []) : [];
+    }
     case 'nodes':
       return Promise.all(
         work.names.map(name =>

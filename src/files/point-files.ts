@@ -1,12 +1,12 @@
 /** The files inside the disks of a restore point: volumes, folders, files. What parses them is the parser child. */
 import type { Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import type { Attributes, EntryKind } from '../volumes/contracts.ts';
+import type { Attributes, Device, EntryKind } from '../volumes/contracts.ts';
 import { shownName } from '../volumes/names.ts';
 import type { LockedVolume } from '../volumes/volumes.ts';
 import { type FileContent, openContent } from './content.ts';
 import type { DeclaredDisk, Parser } from './parser.ts';
-import type { FailureRecord, ListRecord, NodePath, NodeRecord, VolumesRecord } from './protocol.ts';
+import type { FailureRecord, ListRecord, NodePath, NodeRecord, VolumesRecord, XattrsRecord } from './protocol.ts';
 
 export interface ListedName {
   /** As it is shown, and as it is asked for. */
@@ -18,6 +18,8 @@ export interface PointDir extends Attributes {
   readonly kind: 'dir';
   /** The same for the same folder of a volume. */
   readonly id: string;
+  /** As for files. */
+  streams?(): Promise<readonly string[]>;
   list(): Promise<readonly ListedName[]>;
   /** Also `name:stream`, for an alternate data stream. null: there is none. */
   child(name: string): Promise<PointNode | null>;
@@ -33,6 +35,10 @@ export interface PointFile extends Attributes {
   readonly size: Bytes;
   /** Bytes that it takes up on its volume. */
   readonly allocated: Bytes;
+  /** The same for all names of a file of a volume; empty: it has one name. */
+  readonly id: string;
+  /** Names of its alternate data streams, which are `name:stream` to the folder. Absent: it has none. */
+  streams?(): Promise<readonly string[]>;
   open(): Promise<FileContent>;
 }
 
@@ -45,6 +51,8 @@ export interface PointLink extends Attributes {
 /** A device, pipe or socket. */
 export interface PointOther extends Attributes {
   readonly kind: 'other';
+  /** null: it cannot be known. */
+  readonly device: Device | null;
 }
 
 export type PointNode = PointDir | PointFile | PointLink | PointOther;
@@ -87,22 +95,30 @@ export const BATCH = 256;
 
 function nodeOf(where: Where, at: NodePath, record: NodeRecord): PointNode {
   const { kind, id, mtime, mode, uid, gid, links, size, allocated, target, ranges } = record;
-  const attributes: Attributes = { mtime, mode, uid, gid, links };
+  const xattrs = async (): Promise<ReadonlyMap<string, Uint8Array>> => {
+    const { names, values } = (await where.parser.ask({ op: 'xattrs', ...at })) as XattrsRecord;
+    return new Map(names.map((name, i) => [name, values[i]!]));
+  };
+  const streams = (): Promise<readonly string[]> =>
+    where.parser.ask({ op: 'streams', ...at }) as Promise<readonly string[]>;
+  const attributes: Attributes = { mtime, mode, uid, gid, links, ...(record.xattrs ? { xattrs } : {}) };
   switch (kind) {
     case 'dir':
-      return dirOf(where, at, id, attributes);
+      return { ...dirOf(where, at, id, attributes), ...(record.streams ? { streams } : {}) };
     case 'file':
       return {
         kind,
         ...attributes,
         size,
         allocated,
+        id: id === '' ? '' : `${at.volume}:${id}`,
+        ...(record.streams ? { streams } : {}),
         open: async () => openContent(where.parser, await where.disks(), at, ranges),
       };
     case 'link':
       return { kind, ...attributes, target };
     case 'other':
-      return { kind, ...attributes };
+      return { kind, ...attributes, device: record.device };
   }
 }
 

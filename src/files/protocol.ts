@@ -4,7 +4,7 @@
  */
 import type { Bytes } from '../base/contracts.ts';
 import { type Fault, ImageError, type Where } from '../base/errors.ts';
-import type { EntryKind } from '../volumes/contracts.ts';
+import type { Device, EntryKind } from '../volumes/contracts.ts';
 import type { LockedVolume } from '../volumes/volumes.ts';
 
 export interface DiskSpec {
@@ -26,6 +26,8 @@ export type Work =
   | { readonly op: 'volumes'; readonly group: number }
   | ({ readonly op: 'list' } & NodePath)
   | ({ readonly op: 'node' } & NodePath)
+  | ({ readonly op: 'xattrs' } & NodePath)
+  | ({ readonly op: 'streams' } & NodePath)
   /** Several names of one folder at once, with up to so many `ranges` of each file. */
   | ({ readonly op: 'nodes'; readonly names: readonly string[]; readonly ranges: number } & NodePath)
   | ({ readonly op: 'ranges'; readonly from: Bytes } & NodePath)
@@ -51,8 +53,15 @@ export interface UnusedRecord {
   readonly bits: readonly (Uint8Array | null)[];
 }
 
+/** Names as the file system has them. */
+export interface XattrsRecord {
+  readonly names: readonly string[];
+  readonly values: readonly Uint8Array[];
+}
+
 export interface NodeRecord {
   readonly kind: EntryKind;
+  /** Empty where a file has one name. */
   readonly id: string;
   readonly mtime: Date;
   readonly mode: number;
@@ -62,6 +71,10 @@ export interface NodeRecord {
   /** Zero for all but files. */
   readonly size: Bytes;
   readonly allocated: Bytes;
+  /** Whether it is worth asking for extended attributes, and for alternate streams. */
+  readonly xattrs: boolean;
+  readonly streams: boolean;
+  readonly device: Device | null;
   /** Of a link. */
   readonly target: string;
   /** Of a file, where they were asked for and can be had. */

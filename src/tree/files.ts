@@ -2,16 +2,23 @@
  * `files/<volume>/…`: single files of a restore point, read only. Nothing is read before the folder is looked into, and
  * what is wrong with a volume or a file is that one's error alone.
  */
-import type { DirNode, FileNode, Node, Recorded } from '../base/contracts.ts';
+import type { Described, DirNode, FileNode, Node, Recorded } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { once } from '../base/lazy.ts';
 import type { RestorePoint } from '../chain/point.ts';
 import { Recent } from '../files/folders.ts';
 import { Parser } from '../files/parser.ts';
-import { BATCH, openPointFiles, type PointDir, type PointFile, type PointNode } from '../files/point-files.ts';
-import type { Attributes } from '../volumes/contracts.ts';
+import {
+  BATCH,
+  openPointFiles,
+  type PointDir,
+  type PointFile,
+  type PointNode,
+  type PointOther,
+} from '../files/point-files.ts';
+import type { Attributes, Device } from '../volumes/contracts.ts';
 import { linkInside } from '../volumes/links.ts';
-import { shownName } from '../volumes/names.ts';
+import { nameBytes, shownName } from '../volumes/names.ts';
 import { folder, textFile } from './nodes.ts';
 
 /** Folders whose names are being asked for one after the other. */
@@ -47,11 +54,23 @@ interface Within {
   readonly depth: number;
 }
 
+/** All that NTFS has beside is in these; the names that the system asks for by itself are never there. */
+const NTFS_NAMES = /^(user|system\.ntfs_)/;
+const isNtfsName = (name: string): boolean => NTFS_NAMES.test(name);
+
+function describedBy({ xattrs }: Pick<PointFile, 'xattrs'>, type: string): Described {
+  if (xattrs === undefined) return {};
+  const asBytes = async (): Promise<ReadonlyMap<string, Uint8Array>> =>
+    new Map(Array.from(await xattrs(), ([name, value]) => [nameBytes(name)?.toString('latin1') ?? '', value]));
+  return { xattrs: asBytes, ...(type === 'ntfs' ? { mayHave: isNtfsName } : {}) };
+}
+
 const recordOf = ({ uid, gid, links }: Attributes): Recorded => ({ uid, gid, links });
 
-function fileNode(file: PointFile): FileNode {
+function fileNode(file: PointFile, type: string): FileNode {
   return {
     kind: 'file',
+    ...describedBy(file, type),
     mtime: file.mtime,
     mode: file.mode,
     recorded: recordOf(file),
@@ -70,19 +89,30 @@ function fileNode(file: PointFile): FileNode {
   };
 }
 
+const specialNode = (node: PointOther, { type, major, minor }: Device, volume: string): Node => ({
+  kind: type,
+  mtime: node.mtime,
+  mode: node.mode,
+  recorded: recordOf(node),
+  major,
+  minor,
+  ...describedBy(node, volume),
+});
+
 function nodeFor(node: PointNode, name: string, within: Within): Node {
   switch (node.kind) {
     case 'dir':
       return dirNode(node, { ...within, path: `${within.path}/${name}`, depth: within.depth + 1 });
     case 'file':
-      return fileNode(node);
+      return fileNode(node, within.type);
     case 'link': {
       const target = linkInside(node.target, within.depth, within.type === 'ntfs');
       if (Buffer.byteLength(target) > LONGEST_LINK) throw new ImageError('corrupt', 'the target of a link is too long');
-      return { kind: 'link', mtime: node.mtime, target, recorded: recordOf(node) };
+      return { kind: 'link', mtime: node.mtime, target, recorded: recordOf(node), ...describedBy(node, within.type) };
     }
     case 'other':
-      // A device, pipe or socket is shown as an empty file: it has no effect here.
+      if (node.device !== null) return specialNode(node, node.device, within.type);
+      // Nothing but that it is no file: an empty one has no effect.
       return { ...textFile(node.mtime, () => ''), mode: node.mode, recorded: recordOf(node) };
   }
 }
@@ -105,13 +135,14 @@ function dirNode(dir: PointDir, within: Within): DirNode {
   const { scans } = within.share;
   return {
     kind: 'dir',
+    ...describedBy(dir, within.type),
     mtime: dir.mtime,
     mode: dir.mode,
     recorded: recordOf(dir),
     async list() {
       const entries = await dir.list();
       scans.set(within.path, { names: entries.map(({ name }) => name), next: 0, ahead: new Map() });
-      return entries.map(({ name, kind }) => ({ name, kind: kind === 'other' ? 'file' : kind }));
+      return entries.map(({ name, kind }) => ({ name, kind: kind === 'other' ? 'unknown' : kind }));
     },
     async child(name) {
       const scan = scans.get(within.path);
@@ -121,6 +152,11 @@ function dirNode(dir: PointDir, within: Within): DirNode {
     },
   };
 }
+
+const keysOf = (type: string): string =>
+  type === 'bitlocker'
+    ? 'a file with its pass-phrase or its recovery key (eight groups of six digits), or its .BEK file'
+    : 'a file with its pass-phrase';
 
 async function volumeFolders(point: RestorePoint, share: FilesShare, mtime: Date): Promise<ReadonlyMap<string, Node>> {
   const nodes = new Map<string, Node>();
@@ -135,8 +171,8 @@ async function volumeFolders(point: RestorePoint, share: FilesShare, mtime: Date
       broken.push(`${name} cannot be read: ${error.message}`);
     }
   }
-  for (const { name, reason } of locked) {
-    const text = `${name} is encrypted: ${reason}.\nMount with --volume-key-file FILE, a file with its pass-phrase or recovery key.\n`;
+  for (const { name, type, reason } of locked) {
+    const text = `${name} is encrypted: ${reason}.\nMount with --volume-key-file FILE, ${keysOf(type)}.\n`;
     nodes.set(
       `${shownName(name)}.locked.txt`,
       textFile(mtime, () => text),

@@ -17,7 +17,12 @@ export interface Attributes {
   readonly uid: number;
   readonly gid: number;
   readonly links: number;
+  /** Extended attributes. Absent: it has none. */
+  xattrs?(): Promise<Xattrs>;
 }
+
+/** By their full names (`user.origin`), which are text as those of files are. */
+export type Xattrs = ReadonlyMap<string, Uint8Array>;
 
 /** A name in a folder. `kind` is what the folder says, which can be out of date; the node knows. */
 export interface VolumeEntry {
@@ -34,6 +39,8 @@ export interface VolumeDir extends Attributes {
   list(): Promise<readonly VolumeEntry[]>;
   /** The node of one name, as `list` spells it, without reading all of the folder; absent where the folder has no index. null: there is none. */
   lookup?(name: string): Promise<VolumeNode | null>;
+  /** Names of its alternate data streams. */
+  streams?(): Promise<readonly string[]>;
   /** An alternate data stream; null: there is none of that name. */
   stream?(name: string): Promise<VolumeFile | null>;
 }
@@ -43,7 +50,11 @@ export interface VolumeFile extends Attributes {
   readonly size: Bytes;
   /** Bytes that it takes up on its volume. */
   readonly allocated: Bytes;
+  /** The same for all names of a file that has several. Absent: it has one, or its file system does not know. */
+  readonly id?: string;
   open(): Promise<FileContent>;
+  /** Names of its alternate data streams. */
+  streams?(): Promise<readonly string[]>;
   stream?(name: string): Promise<VolumeFile | null>;
 }
 
@@ -53,9 +64,17 @@ export interface VolumeLink extends Attributes {
   target(): Promise<string>;
 }
 
+export interface Device {
+  readonly type: 'char' | 'block' | 'fifo' | 'socket';
+  readonly major: number;
+  readonly minor: number;
+}
+
 /** A device, pipe or socket. */
 export interface VolumeOther extends Attributes {
   readonly kind: 'other';
+  /** Absent: it cannot be known. */
+  readonly device?: Device;
 }
 
 export type VolumeNode = VolumeDir | VolumeFile | VolumeLink | VolumeOther;

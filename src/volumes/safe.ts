@@ -3,7 +3,16 @@
  * ImageError of that one file or folder, and a folder inside itself is found.
  */
 import { ImageError } from '../base/errors.ts';
-import type { FileContent, Volume, VolumeDir, VolumeEntry, VolumeFile, VolumeNode, VolumeReader } from './contracts.ts';
+import type {
+  Attributes,
+  FileContent,
+  Volume,
+  VolumeDir,
+  VolumeEntry,
+  VolumeFile,
+  VolumeNode,
+  VolumeReader,
+} from './contracts.ts';
 import { WrappedEntry } from './entries.ts';
 import type { VolumeSource } from './source.ts';
 
@@ -53,10 +62,20 @@ const contains = (above: Above | null, id: string): boolean => {
   return false;
 };
 
+/** What a node has beside its content. */
+const safeRest = (
+  source: VolumeSource,
+  { xattrs, streams }: Attributes & { streams?(): Promise<readonly string[]> },
+): Pick<VolumeDir, 'xattrs' | 'streams'> => ({
+  ...(xattrs === undefined ? {} : { xattrs: () => guarded(source, xattrs) }),
+  ...(streams === undefined ? {} : { streams: () => guarded(source, streams) }),
+});
+
 function safeFile(source: VolumeSource, file: VolumeFile): VolumeFile {
   const { stream } = file;
   return {
     ...file,
+    ...safeRest(source, file),
     open: () => guarded(source, async () => safeContent(source, await file.open())),
     ...(stream === undefined ? {} : { stream: safeStream(source, stream) }),
   };
@@ -77,9 +96,9 @@ function safeNode(source: VolumeSource, node: VolumeNode, above: Above | null): 
     case 'file':
       return safeFile(source, node);
     case 'link':
-      return { ...node, target: () => guarded(source, () => node.target()) };
+      return { ...node, ...safeRest(source, node), target: () => guarded(source, () => node.target()) };
     case 'other':
-      return node;
+      return { ...node, ...safeRest(source, node) };
   }
 }
 
@@ -92,6 +111,7 @@ function safeDir(source: VolumeSource, dir: VolumeDir, above: Above | null): Vol
     guarded(source, async () => safeNode(source, await entry.node(), here));
   return {
     ...dir,
+    ...safeRest(source, dir),
     list: () => guarded(source, async () => (await dir.list()).map(entry => new WrappedEntry(entry, open))),
     ...(stream === undefined ? {} : { stream: safeStream(source, stream) }),
     ...(lookup === undefined ? {} : { lookup: safeLookup(source, lookup, here) }),

@@ -1,5 +1,5 @@
 /** Single files of a restore point, through a real mount and by the command line. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -14,6 +14,7 @@ const MIB = 2 ** 20;
 const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-files-')));
 const place = (...names: string[]): string => path.join(folder, ...names);
 const POINTS = ['2026-11-01T02:00:00Z', '2026-11-02T02:00:00Z'];
+let setsXattrs = false;
 const pointName = (time: string): string => time.replaceAll(':', '-');
 
 function into(disk: string, part: string, at: number): void {
@@ -52,6 +53,12 @@ beforeAll(async () => {
   fs.writeFileSync(place('tree/data/deep/er/one'), '1');
   fs.writeFileSync(place('tree/data/setuid'), '#!/bin/sh\n');
   fs.chmodSync(place('tree/data/setuid'), 0o4755);
+  fs.mkdirSync(place('tree/extra'));
+  fs.linkSync(place('tree/data/setuid'), place('tree/extra/same'));
+  setsXattrs = spawnSync('setfattr', ['-n', 'user.origin', '-v', 'here', place('tree/etc/fstab')]).status === 0;
+  spawnSync('setfattr', ['-n', 'user.long', '-v', 'x'.repeat(900), place('tree/data/deep')]);
+  tool('mknod', [place('tree/extra/pipe'), 'p']);
+  tool('mknod', [place('tree/extra/device'), 'b', '259', '70000']);
   fs.symlinkSync('/etc/fstab', place('tree/data/absolute'));
   fs.symlinkSync('../../../../../../etc/hostname', place('tree/data/outwards'));
   fs.writeFileSync(place('disk.raw'), '');
@@ -106,6 +113,29 @@ describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
       expect(fs.readlinkSync(path.join(root, 'data/absolute'))).toBe('../etc/fstab');
       expect(fs.readFileSync(path.join(root, 'data/absolute'), 'utf8')).toBe('/dev/sda2 / ext4\n');
       expect(fs.readlinkSync(path.join(root, 'data/outwards'))).toBe('../etc/hostname');
+      const listed = (what: string): Buffer =>
+        execFileSync('getfattr', ['-R', '-P', '-h', '-d', '-m', '-', '.'], { cwd: what });
+      if (setsXattrs) {
+        expect(listed(root).toString()).toContain('user.origin="here"');
+        expect(listed(path.join(root, 'data')).equals(listed(place('tree/data')))).toBe(true);
+        expect(listed(path.join(root, 'etc')).equals(listed(place('tree/etc')))).toBe(true);
+      }
+      // The disks beside have none, and asking for them is no error.
+      execFileSync('getfattr', ['-d', '-m', '-', path.join(mnt, 'backups/web01/latest/disk0.raw')], { stdio: 'pipe' });
+      const device = fs.lstatSync(path.join(root, 'extra/device'));
+      expect([device.isBlockDevice(), device.rdev]).toEqual([true, fs.lstatSync(place('tree/extra/device')).rdev]);
+      expect(() => fs.openSync(path.join(root, 'extra/device'), 'r')).toThrow(/EACCES/);
+      expect(fs.lstatSync(path.join(root, 'extra/pipe')).isFIFO()).toBe(true);
+      const found = execFileSync('find', [path.join(root, 'extra'), '-type', 'p', '-o', '-type', 'b'], {
+        encoding: 'utf8',
+      });
+      expect(
+        found
+          .trim()
+          .split('\n')
+          .map(name => path.basename(name))
+          .sort(),
+      ).toEqual(['device', 'pipe']);
       expect(() => fs.writeFileSync(path.join(root, 'new'), '')).toThrow(/EROFS|EACCES|EPERM|ENOSYS/);
       const older = path.join(mnt, 'backups/web01', pointName(POINTS[0]!), 'files/p2-ext4-root/data/noise.bin');
       expect(Buffer.compare(fs.readFileSync(older), noise(3_000_001, 4))).toBe(0);
@@ -129,22 +159,46 @@ describe.skipIf(cannot !== '')(`single files ${cannot}`, () => {
     const target = place('copied/p2-ext4-root');
     const first = await runCli(['cp', '-r', 'web01:/p2-ext4-root', place('copied'), ...repo, '--json']);
     expect(first, first.stderr).toMatchObject({ code: 0 });
-    expect(JSON.parse(first.stdout)).toMatchObject({ files: 6, kept: 0, failures: [] });
+    expect(JSON.parse(first.stdout)).toMatchObject({
+      files: 6,
+      links: 1,
+      skipped: 2,
+      kept: 0,
+      attributes: 0,
+      failures: [],
+    });
+    expect(first.stderr).toContain('left out: p2-ext4-root/extra/device is a block device');
     fs.rmdirSync(path.join(target, 'lost+found'));
-    execFileSync('diff', ['-r', '--no-dereference', target, place('tree')]);
+    execFileSync('diff', ['-r', '--no-dereference', '-x', 'device', '-x', 'pipe', target, place('tree')]);
+    const inode = (name: string): number => fs.statSync(path.join(target, name)).ino;
+    expect(inode('extra/same')).toBe(inode('data/setuid'));
+    const xattrs = (where: string): Buffer => execFileSync('getfattr', ['-R', '-P', '-h', '-d', '.'], { cwd: where });
+    expect(xattrs(target).equals(xattrs(place('tree')))).toBe(true);
+    expect(xattrs(target).length > 0).toBe(setsXattrs);
     // Modes and times as they were; setuid is not given to a file of someone else's machine.
     expect(fs.statSync(path.join(target, 'etc/fstab')).mode % 0o10000).toBe(0o600);
     expect(fs.statSync(path.join(target, 'data/setuid')).mode % 0o10000).toBe(0o755);
     fs.rmSync(path.join(target, 'data/deep/er/one'));
     const again = await runCli(['cp', '-r', 'web01:/p2-ext4-root', place('copied'), ...repo, '--json']);
-    expect(JSON.parse(again.stdout)).toMatchObject({ files: 1, kept: 5, failures: [] });
+    expect(JSON.parse(again.stdout)).toMatchObject({ files: 1, kept: 6, links: 0, failures: [] });
+  });
+
+  test('cp --devices makes devices and pipes', async () => {
+    fs.mkdirSync(place('made'));
+    const args = ['cp', '-r', 'web01:/p2-ext4-root/extra', place('made'), '--devices', ...repo];
+    expect(await runCli(args)).toMatchObject({ code: 0, stderr: '' });
+    expect(fs.lstatSync(place('made/extra/device')).rdev).toBe(fs.lstatSync(place('tree/extra/device')).rdev);
+    expect(fs.lstatSync(place('made/extra/pipe')).isFIFO()).toBe(true);
+    expect(await runCli([...args, '--json'])).toMatchObject({ code: 0, stdout: expect.stringContaining('"kept": 3') });
   });
 
   test('ls, tree and find', async () => {
+    const extra = await runCli(['ls', 'web01:/p2-ext4-root/extra', ...repo]);
+    expect(extra.stdout).toMatch(/\nbrw-r--r-- .* device\nprw-r--r-- .* pipe\n/);
     const ls = await runCli(['ls', 'web01:/p2-ext4-root/data', ...repo]);
     expect(ls.stdout).toMatch(/^MODE +LINKS +OWNER +SIZE +CHANGED +NAME\n/);
     expect(ls.stdout).toMatch(/\nlrwxrwxrwx +1 +0:0 +- .* absolute -> \/etc\/fstab\n/);
-    expect(ls.stdout).toMatch(/\n-rwsr-xr-x +1 +0:0 +10 .* setuid$/m);
+    expect(ls.stdout).toMatch(/\n-rwsr-xr-x +2 +0:0 +10 .* setuid$/m);
     const tree = await runCli(['tree', 'web01:/p2-ext4-root/data', '--depth', '2', ...repo]);
     expect(tree.stdout).toBe(
       'web01:/p2-ext4-root/data\n├── absolute -> /etc/fstab\n├── deep\n│   └── er\n├── noise.bin\n' +

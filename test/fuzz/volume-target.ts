@@ -1,5 +1,5 @@
 /** Readers of volumes as fuzz targets: disks are opened, looked through and read in part. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -26,6 +26,7 @@ const diskOf = (source: ByteSource): Disk => ({
 });
 
 async function readNode(node: VolumeNode, { below }: Random): Promise<void> {
+  if (node.xattrs !== undefined) await orImageError(node.xattrs);
   if (node.kind === 'link') await node.target();
   if (node.kind !== 'file') return;
   const content = await node.open();
@@ -92,6 +93,9 @@ function smallTree(folder: string): void {
   const fd = fs.openSync(path.join(folder, 'holes'), 'w');
   for (let i = 0; i < 12; i++) fs.writeSync(fd, Buffer.alloc(3000, i + 1), 0, 3000, i * 40_000);
   fs.closeSync(fd);
+  // Where the folder is on a file system that keeps them; the tools that fill images take them along.
+  spawnSync('setfattr', ['-n', 'user.short', '-v', 'a value', path.join(folder, 'holes')]);
+  spawnSync('setfattr', ['-n', 'user.long', '-v', 'x'.repeat(700), path.join(folder, 'holes')]);
   fs.symlinkSync('a/b', path.join(folder, 'link'));
   fs.symlinkSync('x'.repeat(200), path.join(folder, 'long'));
 }

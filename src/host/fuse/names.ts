@@ -55,6 +55,10 @@ function modeOf(session: Session, node: Node): number {
   return mode | (node.kind === 'dir' ? 0o500 : 0o400);
 }
 
+/** `new_encode_dev` of Linux: 8 bits of the minor number, 12 of the major one, and the rest of the minor one. */
+const packed = (major: number, minor: number): number =>
+  (minor % 256) + (major % 4096) * 256 + (Math.floor(minor / 256) % 4096) * 0x10_0000;
+
 /** Puts a node's attributes at word `index` of the body. */
 function attributes(session: Session, slot: Slot, index: number, path: string, node: Node): Done {
   const put = (size: number, allocated: number): void =>
@@ -68,8 +72,10 @@ function attributes(session: Session, slot: Slot, index: number, path: string, n
       links: node.kind === 'dir' ? 1 : (node.recorded?.links ?? 1),
       uid: session.owners ? (node.recorded?.uid ?? session.uid) : session.uid,
       gid: session.owners ? (node.recorded?.gid ?? session.gid) : session.gid,
+      device: 'major' in node ? packed(node.major, node.minor) : 0,
     });
   if (node.kind === 'dir') return put(PAGE, PAGE);
+  if ('major' in node) return put(0, 0);
   if (node.kind === 'link') return put(Buffer.byteLength(node.target), 0);
   const allocated = node.allocated();
   if (typeof allocated === 'number') return put(node.size(), allocated);

@@ -44,7 +44,7 @@ export interface Handle {
   file: OpenFile | null;
   opening: Promise<OpenFile> | null;
   /** Names of a directory, as they were when it was read from its start. */
-  names: readonly { readonly name: string; readonly kind: Node['kind'] }[] | null;
+  names: readonly { readonly name: string; readonly kind: Node['kind'] | 'unknown' }[] | null;
 }
 
 /** The same path has the same number on every mount. 52 bits: exact also where numbers are doubles. */

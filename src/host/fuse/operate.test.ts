@@ -176,7 +176,7 @@ it('refuses what it does not do in the way each caller expects', async () => {
     create: ERRNO.EROFS,
     unlink: ERRNO.EROFS,
     rename2: ERRNO.EROFS,
-    getxattr: ERRNO.ENOSYS,
+    getxattr: ERRNO.ENODATA,
     setxattr: ERRNO.EOPNOTSUPP,
     copyFileRange: ERRNO.EOPNOTSUPP,
     ioctl: ERRNO.ENOTTY,

@@ -17,6 +17,7 @@ import {
 import { ERRNO, IN, INIT, INIT2, MAX_BACKGROUND, MAX_IO, MINOR, OLDEST_MINOR, OPCODE, PAGE } from './protocol.ts';
 import { type Answer, NO_REPLY, type Operation, type Session } from './session.ts';
 import type { Slot } from './slot.ts';
+import { getxattr, listxattr } from './xattrs.ts';
 
 const errno =
   (code: keyof typeof ERRNO): Operation =>
@@ -73,8 +74,7 @@ const init: Operation = (session, slot) => {
 };
 
 /**
- * Never ENOSYS for FALLOCATE and LSEEK: the kernel would not ask again for the life of the mount. That is what extended
- * attributes get, which nothing here has: `ls -l` would ask for two of every file.
+ * Never ENOSYS for FALLOCATE, LSEEK and extended attributes: the kernel would not ask again for the life of the mount.
  */
 const OPERATIONS = new Map<number, Operation>([
   [OPCODE.read, read],
@@ -101,8 +101,8 @@ const OPERATIONS = new Map<number, Operation>([
   [OPCODE.fsyncdir, ok],
   [OPCODE.access, ok],
   [OPCODE.interrupt, () => NO_REPLY],
-  [OPCODE.getxattr, errno('ENOSYS')],
-  [OPCODE.listxattr, errno('ENOSYS')],
+  [OPCODE.getxattr, getxattr],
+  [OPCODE.listxattr, listxattr],
   [OPCODE.setxattr, errno('EOPNOTSUPP')],
   [OPCODE.removexattr, errno('EOPNOTSUPP')],
   [OPCODE.ioctl, errno('ENOTTY')],

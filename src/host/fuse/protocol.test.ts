@@ -24,6 +24,7 @@ it('lays attributes out as struct fuse_attr', () => {
     links: 1,
     uid: 1000,
     gid: 2 ** 32 - 2,
+    device: 0,
   });
   const view = new DataView(words.buffer, 4);
   expect([0, 8, 16].map(at => view.getBigUint64(at, true))).toEqual([2n ** 52n - 1n, 2n ** 43n + 1n, 7n]);

@@ -53,6 +53,7 @@ export const ERRNO = {
   EIO: 5,
   ENXIO: 6,
   EBADF: 9,
+  E2BIG: 7,
   EACCES: 13,
   ENOTDIR: 20,
   EISDIR: 21,
@@ -61,7 +62,9 @@ export const ERRNO = {
   EFBIG: 27,
   ENOSPC: 28,
   EROFS: 30,
+  ERANGE: 34,
   ENOSYS: 38,
+  ENODATA: 61,
   EOPNOTSUPP: 95,
   ESTALE: 116,
 } as const;
@@ -115,9 +118,17 @@ export const IN = { LENGTH: 0, OPCODE: 1, UNIQUE: 2, NODE: 4, PID: 8, BODY: 10 }
 export const RESENT_BIT = 0x8000_0000;
 export const NOTIFY_RESEND = 7;
 
-export const TYPE_BITS = { dir: 0o040000, file: 0o100000, link: 0o120000 } as const;
+export const TYPE_BITS = {
+  fifo: 0o010000,
+  char: 0o020000,
+  dir: 0o040000,
+  block: 0o060000,
+  file: 0o100000,
+  link: 0o120000,
+  socket: 0o140000,
+} as const;
 /** `d_type` of a directory entry. */
-export const ENTRY_TYPE = { dir: 4, file: 8, link: 10 } as const;
+export const ENTRY_TYPE = { unknown: 0, fifo: 1, char: 2, dir: 4, block: 6, file: 8, link: 10, socket: 12 } as const;
 
 export const ENTRY_OUT = 128;
 export const ATTR_OUT = 104;
@@ -143,6 +154,8 @@ export interface Attributes {
   readonly links: number;
   readonly uid: number;
   readonly gid: number;
+  /** Of a device, as Linux packs its numbers in 32 bits. */
+  readonly device: number;
 }
 
 /** `struct fuse_attr`, 88 bytes at word `index`. */
@@ -161,7 +174,7 @@ export function putAttributes(words: Uint32Array, index: number, a: Attributes):
   words[index + 16] = a.links;
   words[index + 17] = a.uid;
   words[index + 18] = a.gid;
-  words[index + 19] = 0;
+  words[index + 19] = a.device;
   words[index + 20] = PAGE;
   words[index + 21] = 0;
 }

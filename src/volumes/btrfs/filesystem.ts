@@ -32,7 +32,7 @@ const CRC32C = 0;
 /** RAID 0, 10, 5 and 6: a stripe of data is on another device. */
 const STRIPED = 0x8 | 0x40 | 0x80 | 0x100;
 
-export const ITEM = { inode: 1, dirItem: 84, dirIndex: 96, extent: 108, root: 132, chunk: 228 } as const;
+export const ITEM = { inode: 1, xattr: 24, dirItem: 84, dirIndex: 96, extent: 108, root: 132, chunk: 228 } as const;
 const CHUNK_TREE_OBJECT = 256;
 
 export interface Key {

@@ -5,26 +5,48 @@
 import { crc32c } from '../../base/checksum.ts';
 import { roundUp } from '../../base/range.ts';
 import { wholeOf } from '../content.ts';
-import type { Attributes, EntryKind, Volume, VolumeDir, VolumeEntry, VolumeNode, VolumeReader } from '../contracts.ts';
+import type {
+  Attributes,
+  Device,
+  EntryKind,
+  Volume,
+  VolumeDir,
+  VolumeEntry,
+  VolumeNode,
+  VolumeReader,
+} from '../contracts.ts';
 import { NumberedEntry } from '../entries.ts';
 import { fieldText, nameBytes, nameOf } from '../names.ts';
 import { dateOf, u64 } from '../source.ts';
 import { openContent } from './content.ts';
 import { type Btrfs, ITEM, keyAt, openFileSystem } from './filesystem.ts';
 import { free } from './free.ts';
+import { inodeItems, xattrsOf } from './xattrs.ts';
 
 const TOP_LEVEL = 5;
 const ROOT_INODE = 256;
 const LONGEST_LINK = 4096;
 const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
 const TYPE_MASK = 0xf000;
+const DEVICES: Readonly<Record<number, Device['type']>> = {
+  4096: 'fifo',
+  8192: 'char',
+  24576: 'block',
+  49152: 'socket',
+};
+
+/** What Linux keeps a device's numbers in: 12 bits and 20. */
+function deviceOf(mode: number, data: Buffer): { device?: Device } {
+  const type = DEVICES[mode & TYPE_MASK];
+  const numbers = data.readUInt32LE(56);
+  return type === undefined ? {} : { device: { type, major: numbers >>> 20, minor: numbers & 0xf_ffff } };
+}
 
 async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<VolumeNode> {
   const { source } = btrfs;
   const root = await btrfs.tree(tree);
-  const key = { object: number, type: ITEM.inode, offset: 0 };
-  const { value } = await btrfs.items(root, key, key).next();
-  const data: Buffer = source.need(value?.data, `there is no inode ${number} in subvolume ${tree}`);
+  const { data: found, xattrs } = await inodeItems(btrfs, root, number);
+  const data = source.need(found, `there is no inode ${number} in subvolume ${tree}`);
   source.check(data.length >= 160, `inode ${number} is damaged`);
   const mode = data.readUInt32LE(52);
   const seconds = data.readUInt32LE(136) + data.readInt32LE(140) * 0x1_0000_0000;
@@ -34,6 +56,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
     uid: data.readUInt32LE(44),
     gid: data.readUInt32LE(48),
     links: data.readUInt32LE(40),
+    ...(xattrs ? { xattrs: () => xattrsOf(btrfs, root, number) } : {}),
   };
   const size = u64(data, 16);
   source.check(Number.isSafeInteger(size), `inode ${number} has no sound size`);
@@ -53,6 +76,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
         kind: 'file',
         size,
         allocated: roundUp(u64(data, 24), btrfs.superblock.sectorSize),
+        ...(attributes.links > 1 ? { id: `${tree}:${number}` } : {}),
         open,
       };
     case 0xa000:
@@ -62,7 +86,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
         target: async () => nameOf(await wholeOf(source, await open(), LONGEST_LINK)),
       };
     default:
-      return { ...attributes, kind: 'other' };
+      return { ...attributes, kind: 'other', ...deviceOf(mode, data) };
   }
 }
 

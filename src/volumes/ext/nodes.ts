@@ -1,10 +1,10 @@
 /** Files, folders and links of an ext file system. */
 import { bytesContent, runsContent, wholeOf } from '../content.ts';
-import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
 import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
-import { inlineData } from './attributes.ts';
+import { inlineData, xattrsOf } from './attributes.ts';
 import type { Ext, ExtInode } from './filesystem.ts';
 import { blocksFor } from './htree.ts';
 import { mapOf } from './map.ts';
@@ -28,7 +28,8 @@ const LARGEST_FOLDER = 2 ** 30;
 /** Marks the checksum at the end of a folder's block, which looks like an unused entry. */
 const CHECKSUM_ENTRY = 0xde;
 
-function attributesOf({ fields, raw }: ExtInode): Attributes {
+function attributesOf(ext: Ext, inode: ExtInode): Attributes {
+  const { fields, raw } = inode;
   // Two more bits of the seconds and the nanoseconds are in the inode's second part, where it has one.
   const wide = raw.length > 128 && raw.readUInt16LE(0x80) + 128 >= 0x8c;
   const extra = wide ? raw.readUInt32LE(0x88) : 0;
@@ -39,12 +40,30 @@ function attributesOf({ fields, raw }: ExtInode): Attributes {
     uid: fields.uidLow + fields.uidHigh * 0x1_0000,
     gid: fields.gidLow + fields.gidHigh * 0x1_0000,
     links: fields.links,
+    ...xattrsOf(ext, inode),
   };
+}
+
+const DEVICES: Readonly<Record<number, Device['type']>> = {
+  4096: 'fifo',
+  8192: 'char',
+  24576: 'block',
+  49152: 'socket',
+};
+
+/** Numbers of a device stand in place of the block map: in its first word in the old form, in its second in the new one. */
+function deviceOf({ raw, type }: ExtInode): { device?: Device } {
+  const its = DEVICES[type];
+  if (its === undefined) return {};
+  if (its === 'fifo' || its === 'socket') return { device: { type: its, major: 0, minor: 0 } };
+  const [old, now] = [raw.readUInt32LE(MAP_AT), raw.readUInt32LE(MAP_AT + 4)];
+  if (old !== 0) return { device: { type: its, major: (old >>> 8) & 0xff, minor: old & 0xff } };
+  return { device: { type: its, major: (now >>> 8) & 0xfff, minor: (now & 0xff) | ((now >>> 12) & 0xf_ff00) } };
 }
 
 export async function nodeOf(ext: Ext, number: number): Promise<VolumeNode> {
   const inode = await ext.inode(number);
-  const attributes = attributesOf(inode);
+  const attributes = attributesOf(ext, inode);
   const unit = (inode.fields.flags & FLAG_HUGE_FILE) !== 0 ? ext.blockSize : 512;
   switch (inode.type) {
     case TYPE_DIR:
@@ -52,13 +71,14 @@ export async function nodeOf(ext: Ext, number: number): Promise<VolumeNode> {
     case TYPE_FILE: {
       const inline = (inode.fields.flags & FLAG_INLINE) !== 0;
       const allocated = inode.fields.blocks * unit + (inline ? inode.size : 0);
-      return { ...attributes, kind: 'file', size: inode.size, allocated, open: () => openFile(ext, inode) };
+      const id = inode.fields.links > 1 ? { id: String(number) } : {};
+      return { ...attributes, kind: 'file', size: inode.size, allocated, ...id, open: () => openFile(ext, inode) };
     }
     case TYPE_LINK:
       return { ...attributes, kind: 'link', target: () => target(ext, inode) };
     default:
       ext.source.check(inode.fields.mode !== 0, `inode ${number} is not in use`);
-      return { ...attributes, kind: 'other' };
+      return { ...attributes, kind: 'other', ...deviceOf(inode) };
   }
 }
 

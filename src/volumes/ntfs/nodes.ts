@@ -8,6 +8,7 @@ import type { Ntfs, WholeAttribute } from './filesystem.ts';
 import { nodeWith } from './lookup.ts';
 import { FLAG_DIR, FLAG_IN_USE, fixedUp, type Record, referenceAt, TYPE } from './records.ts';
 import { isLink, linkTarget, type Reparse, readReparse } from './reparse.ts';
+import { xattrsOf } from './security.ts';
 
 export const ROOT = 5;
 /** Records below belong to the file system itself. */
@@ -69,27 +70,40 @@ const streamOf =
     return data === null ? null : fileOf(ntfs, record, attributes, data, null);
   };
 
+/** Names for DOS stand beside the others in a record, and are counted by it. */
+function linksOf({ attributes, links }: Record): number {
+  if (attributes.some(({ type }) => type === TYPE.list)) return Math.max(1, links);
+  const short = attributes.filter(
+    ({ type, resident }) => type === TYPE.name && resident?.[65] === NAMESPACE_DOS,
+  ).length;
+  return Math.max(1, links - short);
+}
+
 export async function nodeOf(ntfs: Ntfs, number: number): Promise<VolumeNode> {
   const record = await ntfs.record(number);
   ntfs.source.check((record.flags & FLAG_IN_USE) !== 0, `file record ${number} is not in use`);
   const { mtime, flags } = standardOf(ntfs, record);
   const dir = (record.flags & FLAG_DIR) !== 0;
   const mode = dir ? 0o755 : (flags & ATTRIBUTE_READ_ONLY) !== 0 ? 0o444 : 0o644;
-  const attributes: Attributes = { mtime, mode, uid: 0, gid: 0, links: dir ? 1 : Math.max(1, record.links) };
+  const xattrs = () => xattrsOf(ntfs, record);
+  const attributes: Attributes = { mtime, mode, uid: 0, gid: 0, links: dir ? 1 : linksOf(record), xattrs };
   const reparse = await readReparse(ntfs, record);
   if (reparse !== null && isLink(reparse.tag)) {
     return { ...attributes, kind: 'link', target: async () => linkTarget(ntfs.source, reparse) };
   }
   const stream = streamOf(ntfs, record, attributes);
+  const several = record.attributes.some(({ type, name }) => type === TYPE.list || (type === TYPE.data && name !== ''));
+  const streams = several ? { streams: () => ntfs.streams(record) } : {};
   if (dir) {
     const names = { list: () => list(ntfs, record), lookup: (name: string) => lookup(ntfs, record, name) };
-    return { ...attributes, kind: 'dir', id: String(number), ...names, stream };
+    return { ...attributes, kind: 'dir', id: String(number), ...names, stream, ...streams };
   }
   const data = await ntfs.attribute(record, TYPE.data, '');
   const target = await interixLink(ntfs, flags, data);
   if (target !== null) return { ...attributes, kind: 'link', target: async () => target };
   const content = ntfs.source.need(data, `file record ${number} has no content`);
-  return { ...fileOf(ntfs, record, attributes, content, reparse), stream };
+  const id = attributes.links > 1 ? { id: String(number) } : {};
+  return { ...fileOf(ntfs, record, attributes, content, reparse), ...id, stream, ...streams };
 }
 
 export async function rootOf(ntfs: Ntfs): Promise<VolumeDir> {

@@ -10,6 +10,7 @@ export const TYPE = {
   standard: 0x10,
   list: 0x20,
   name: 0x30,
+  security: 0x50,
   volumeName: 0x60,
   data: 0x80,
   indexRoot: 0x90,

@@ -22,6 +22,8 @@ export interface XfsInode {
   readonly size: Bytes;
   /** The part of the inode that says where its data is, or holds it. */
   readonly fork: Buffer;
+  /** What follows it: extended attributes, or where they are; null: none. */
+  readonly attributeFork: Buffer | null;
   readonly flags2: number;
 }
 
@@ -38,6 +40,8 @@ export interface Xfs {
   readonly anyCase: boolean;
   inode(number: number): Promise<XfsInode>;
   map(inode: XfsInode): Promise<Runs>;
+  /** The same for the extended attributes that do not lie in the inode; null: they do, or there are none. */
+  attributeMap(inode: XfsInode): Promise<Runs | null>;
 }
 
 /** null: no XFS. */
@@ -114,13 +118,15 @@ export function xfsFileSystem(source: VolumeSource, superblock: SuperblockFields
     const attributesAt = raw[82]! * 8;
     source.check(core + attributesAt <= inodeSize, `inode ${number} is damaged`, at);
     const fork = raw.subarray(core, attributesAt > 0 ? core + attributesAt : inodeSize);
+    const attributeFork = attributesAt > 0 ? raw.subarray(core + attributesAt) : null;
     const flags2 = version >= 3 ? raw.readUInt32BE(124) : 0;
     const size = u64be(raw, 56);
     source.check(Number.isSafeInteger(size), `inode ${number} has no sound size`, at);
-    return { number, raw, mode: raw.readUInt16BE(2), version, format: raw[5]!, size, fork, flags2 };
+    const [mode, format] = [raw.readUInt16BE(2), raw[5]!];
+    return { number, raw, mode, version, format, size, fork, attributeFork, flags2 };
   };
 
-  const btree = async ({ fork, number }: XfsInode, builder: RunsBuilder): Promise<void> => {
+  const btree = async (fork: Buffer, number: number, builder: RunsBuilder): Promise<void> => {
     const header = v5 ? 72 : 24;
     const most = Math.floor((blockSize - header) / 16);
     const seen = new Set<number>();
@@ -143,18 +149,25 @@ export function xfsFileSystem(source: VolumeSource, superblock: SuperblockFields
     for (let i = 0; i < count; i++) await walk(u64be(fork, 4 + room * 8 + i * 8), fork.readUInt16BE(0) - 1);
   };
 
-  const map: Xfs['map'] = async its => {
+  const runsOf = async (number: number, fork: Buffer, format: number, count: number): Promise<Runs> => {
     const builder = runsBuilder(source);
-    if (its.format === FORMAT.extents) {
-      const large = (its.flags2 & FLAG2_LARGE_COUNT) !== 0;
-      const count = large ? u64be(its.raw, 24) : its.raw.readUInt32BE(76);
-      source.check(count * 16 <= its.fork.length, `inode ${its.number} has ${count} extents`);
-      addExtents(source, place, blockSize, its.fork.subarray(0, count * 16), builder);
+    if (format === FORMAT.extents) {
+      source.check(count * 16 <= fork.length, `inode ${number} has ${count} extents`);
+      addExtents(source, place, blockSize, fork.subarray(0, count * 16), builder);
     } else {
-      source.check(its.format === FORMAT.btree, `inode ${its.number} keeps its data in no known way`);
-      await btree(its, builder);
+      source.check(format === FORMAT.btree, `inode ${number} keeps its data in no known way`);
+      await btree(fork, number, builder);
     }
     return builder.done();
+  };
+  const large = ({ flags2 }: XfsInode): boolean => (flags2 & FLAG2_LARGE_COUNT) !== 0;
+  const map: Xfs['map'] = its =>
+    runsOf(its.number, its.fork, its.format, large(its) ? u64be(its.raw, 24) : its.raw.readUInt32BE(76));
+  const attributeMap: Xfs['attributeMap'] = async its => {
+    const { number, raw, attributeFork } = its;
+    const format = raw[83]!;
+    if (attributeFork === null || format === FORMAT.local) return null;
+    return runsOf(number, attributeFork, format, large(its) ? raw.readUInt32BE(76) : raw.readUInt16BE(80));
   };
 
   return {
@@ -167,5 +180,6 @@ export function xfsFileSystem(source: VolumeSource, superblock: SuperblockFields
     anyCase: (superblock.version & VERSION_ANY_CASE) !== 0,
     inode,
     map,
+    attributeMap,
   };
 }

@@ -1,10 +1,11 @@
 /** Files, folders and links of an XFS file system. */
 import { runsContent } from '../content.ts';
-import type { Attributes, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
 import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import type { Runs } from '../runs.ts';
 import { dateOf, u64be } from '../source.ts';
+import { xattrsOf } from './attributes.ts';
 import type { Xfs, XfsInode } from './filesystem.ts';
 import { entriesWith } from './lookup.ts';
 import {
@@ -36,6 +37,21 @@ function mtimeOf({ raw, flags2 }: XfsInode): Date {
   return dateOf(raw.readInt32BE(40) * 1000 + Math.floor(raw.readUInt32BE(44) / 1e6));
 }
 
+const DEVICES: Readonly<Record<number, Device['type']>> = {
+  4096: 'fifo',
+  8192: 'char',
+  24576: 'block',
+  49152: 'socket',
+};
+
+/** The numbers of a device stand where the map would: 14 bits and 18. */
+function deviceOf({ mode, fork }: XfsInode): { device?: Device } {
+  const type = DEVICES[mode & TYPE_MASK];
+  if (type === undefined) return {};
+  const numbers = type === 'fifo' || type === 'socket' ? 0 : fork.readUInt32BE(0);
+  return { device: { type, major: (numbers >>> 18) & 0x3fff, minor: numbers & 0x3_ffff } };
+}
+
 export async function nodeOf(xfs: Xfs, number: number): Promise<VolumeNode> {
   const inode = await xfs.inode(number);
   const { raw, mode, version, size } = inode;
@@ -45,19 +61,21 @@ export async function nodeOf(xfs: Xfs, number: number): Promise<VolumeNode> {
     uid: raw.readUInt32BE(8),
     gid: raw.readUInt32BE(12),
     links: version === 1 ? raw.readUInt16BE(6) : raw.readUInt32BE(16),
+    ...xattrsOf(xfs, inode),
   };
   switch (mode & TYPE_MASK) {
     case TYPE_DIR:
       return { ...attributes, kind: 'dir', id: String(number), list: () => list(xfs, inode), ...indexed(xfs, inode) };
     case TYPE_FILE: {
       const allocated = u64be(raw, 64) * xfs.blockSize;
-      return { ...attributes, kind: 'file', size, allocated, open: () => openFile(xfs, inode) };
+      const id = attributes.links > 1 ? { id: String(number) } : {};
+      return { ...attributes, kind: 'file', size, allocated, ...id, open: () => openFile(xfs, inode) };
     }
     case TYPE_LINK:
       return { ...attributes, kind: 'link', target: () => target(xfs, inode) };
     default:
       xfs.source.check(mode !== 0, `inode ${number} is not in use`);
-      return { ...attributes, kind: 'other' };
+      return { ...attributes, kind: 'other', ...deviceOf(inode) };
   }
 }
 
