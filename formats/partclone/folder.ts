@@ -1,11 +1,10 @@
 /** The files of a Clonezilla image, by what they are named. */
 
 import { filesIn } from '../../src/base/beside.ts';
-import type { ByteSource, Bytes, Done, Store, StoreEntry } from '../../src/base/contracts.ts';
-import { inParts } from '../../src/base/done.ts';
+import type { ByteSource, Bytes, Store, StoreEntry } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
+import { joinedSource } from '../../src/base/joined.ts';
 import { lazySource } from '../../src/base/lazy.ts';
-import { lastAtOrBefore } from '../../src/base/range.ts';
 
 export interface Folder {
   readonly store: Store;
@@ -126,32 +125,6 @@ export function streamOf(folder: Folder, part: string): Stream | null {
 /** The pieces one after another; a file is opened when it is first read. */
 export function streamSource({ store, path }: Folder, { stem, pieces }: Stream): ByteSource {
   const sources = pieces.map(({ name, size }) => lazySource(store, name, size));
-  const starts: Bytes[] = [];
-  let size = 0;
-  for (const piece of pieces) {
-    starts.push(size);
-    size += piece.size;
-  }
-  const name = path + stem;
-  return {
-    name,
-    size,
-    version: pieces.map(piece => `${piece.size} ${piece.modified.getTime()}`).join(' '),
-    read(into, at): Done {
-      if (at + into.length > size) {
-        const got = Math.max(0, size - at);
-        throw new ImageError('corrupt', `the file ends early: ${got} of ${into.length} bytes`, { file: name, at });
-      }
-      return inParts(into.length, (done, wait) => {
-        const i = lastAtOrBefore(starts, at + done);
-        const within = at + done - starts[i]!;
-        const part = into.subarray(done, done + pieces[i]!.size - within);
-        wait(sources[i]!.read(part, within));
-        return done + part.length;
-      });
-    },
-    async [Symbol.asyncDispose]() {
-      for (const source of sources) await source[Symbol.asyncDispose]();
-    },
-  };
+  const version = pieces.map(piece => `${piece.size} ${piece.modified.getTime()}`).join(' ');
+  return { ...joinedSource(path + stem, sources), version };
 }

@@ -1,8 +1,7 @@
 /** Raw disks that were cut into files of one length: `disk.001`, `disk.002` …, or `disk.raw.aa`, `disk.raw.ab` …. */
-import type { ByteSource, Bytes, Done, Store } from '../../src/base/contracts.ts';
-import { inParts } from '../../src/base/done.ts';
+import type { ByteSource, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { lastAtOrBefore } from '../../src/base/range.ts';
+import { joinedSource } from '../../src/base/joined.ts';
 
 export interface PartName {
   /** What stands before the number. */
@@ -40,42 +39,6 @@ export function partNameOf(name: string, extensions: readonly string[]): PartNam
   if (!raw || !/^[a-z]{2}$/.test(ending) || COMPRESSED.includes(ending)) return null;
   const index = (ending.charCodeAt(0) - A) * 26 + ending.charCodeAt(1) - A;
   return { stem, index, by: 'letters', nameOf: at => `${stem}.${twoLetters(at)}` };
-}
-
-/** Several files, one after another, as one. */
-function concatenated(name: string, parts: readonly ByteSource[]): ByteSource {
-  const starts: Bytes[] = [];
-  let size = 0;
-  for (const part of parts) {
-    starts.push(size);
-    size += part.size;
-  }
-  return {
-    name,
-    size,
-    read(into, at): Done {
-      if (at + into.length > size) {
-        const got = Math.max(0, size - at);
-        throw new ImageError('corrupt', `the disk ends early: ${got} of ${into.length} bytes`, { file: name, at });
-      }
-      return inParts(into.length, (done, wait) => {
-        const i = lastAtOrBefore(starts, at + done);
-        const within = at + done - starts[i]!;
-        const length = Math.min(into.length - done, parts[i]!.size - within);
-        wait(parts[i]!.read(into.subarray(done, done + length), within));
-        return done + length;
-      });
-    },
-    extent(at, limit) {
-      const i = lastAtOrBefore(starts, at);
-      const within = at - starts[i]!;
-      const length = Math.min(limit, parts[i]!.size - within);
-      return parts[i]!.extent?.(within, length) ?? { kind: 'data', length };
-    },
-    async [Symbol.asyncDispose]() {
-      for (const part of parts) await part[Symbol.asyncDispose]();
-    },
-  };
 }
 
 async function openIfThere(store: Store, name: string): Promise<ByteSource | null> {
@@ -148,7 +111,7 @@ export async function openParts(part: PartName, store: Store): Promise<Joined> {
     }
     if (!ended) await refuseGap(store, part, parts.length);
     checkLengths(parts);
-    const source = parts.length === 1 ? parts[0]! : concatenated(part.nameOf(0), parts);
+    const source = parts.length === 1 ? parts[0]! : joinedSource(part.nameOf(0), parts);
     return { source, next: part.nameOf(parts.length) };
   } catch (error) {
     for (const each of parts) await each[Symbol.asyncDispose]();
