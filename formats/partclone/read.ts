@@ -15,7 +15,7 @@ import type {
   VerifyRun,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { type Packing, packingOf } from '../../src/base/packing/packing.ts';
+import { mustUnpack, type Packing, packingOf } from '../../src/base/packing/packing.ts';
 import { packedVolume } from './saved.ts';
 import { hasMagic, type ImageHeader } from './structs.ts';
 import { verifyVolume } from './verify.ts';
@@ -57,8 +57,7 @@ async function openPlain(source: ByteSource): Promise<Opened> {
 
 async function openPacked(source: ByteSource, packing: Packing, scratch: Scratch | undefined): Promise<Opened> {
   const { name } = source;
-  const hint = `${packing.command} < ${JSON.stringify(name)} > ${JSON.stringify(name.replace(/\.[^.]+$/, ''))}`;
-  const refused = () => new ImageError('unsupported', 'compressed: unpack it first', { file: name }, { hint });
+  const refused = () => mustUnpack(name, packing, name.replace(/\.[^.]+$/, ''));
   if (scratch === undefined) throw refused();
   const saved = await packedVolume(source, packing, scratch, null, refused);
   const { header, volume } = saved;

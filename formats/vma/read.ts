@@ -13,7 +13,14 @@ import type {
   VerifyRun,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { PACKINGS, type Packing, packedHead, packingOf, unpackedSource } from '../../src/base/packing/packing.ts';
+import {
+  mustUnpack,
+  PACKINGS,
+  type Packing,
+  packedHead,
+  packingOf,
+  unpackedSource,
+} from '../../src/base/packing/packing.ts';
 import { deviceName, inBootOrder } from '../../src/base/proxmox.ts';
 import { type ArchiveHeader, headerLength, parseHeader } from './header.ts';
 import { type Archive, deviceLayer, openArchive } from './layer.ts';
@@ -109,12 +116,6 @@ function imageOf(
   };
 }
 
-function needsUnpacking(name: string, { command }: Packing): ImageError {
-  const message = 'a compressed archive has no random access: unpack it first';
-  const hint = `${command} < ${JSON.stringify(name)} > ${JSON.stringify(name.replace(/\.[^.]+$/, ''))}`;
-  return new ImageError('unsupported', message, { file: name }, { hint });
-}
-
 async function openSource(source: ByteSource, scratch: Scratch | undefined): Promise<Image> {
   const { name, size } = source;
   const head = new Uint8Array(Math.min(16, size));
@@ -126,7 +127,8 @@ async function openSource(source: ByteSource, scratch: Scratch | undefined): Pro
   }
   const header = parseHeader(await packedHeader(source, packing), name);
   if (scratch === undefined) {
-    return imageOf(name, size, header, openArchive(source, header), needsUnpacking(name, packing));
+    const refused = mustUnpack(name, packing, name.replace(/\.[^.]+$/, ''));
+    return imageOf(name, size, header, openArchive(source, header), refused);
   }
   const archive = openArchive(source, header, () => unpackedSource(source, packing, longest(header), scratch));
   return imageOf(name, size, header, archive, null);

@@ -13,7 +13,14 @@ import type {
   VerifyRun,
 } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { PACKINGS, type Packing, packedHead, packingOf, unpackedSource } from '../../src/base/packing/packing.ts';
+import {
+  mustUnpack,
+  PACKINGS,
+  type Packing,
+  packedHead,
+  packingOf,
+  unpackedSource,
+} from '../../src/base/packing/packing.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { isTarHeader, parseHeader, SECTOR } from '../../src/base/tar.ts';
 import { type Archive, BLOCK, memberAt, openArchive } from './archive.ts';
@@ -127,9 +134,7 @@ async function openPacked(source: ByteSource, packing: Packing, scratch: Scratch
   const machine = parseMachine(new TextDecoder().decode(raw), name);
   if (scratch === undefined) {
     const plain = name.replace(/(\.gz|\.zst)$/i, '').replace(/\.xva$/i, '-unpacked.xva');
-    const message = 'a compressed archive can be read only from its front: unpack it first';
-    const hint = `${packing.command} < ${JSON.stringify(name)} > ${JSON.stringify(plain)}`;
-    const refused = new ImageError('unsupported', message, { file: name }, { hint });
+    const refused = mustUnpack(name, packing, plain);
     return { archive: openArchive(source), machine, sized: machine.disks, raw, refused };
   }
   const most = longest(machine.disks);

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { pipeline, Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import type { ByteSource, Bytes, Scratch, Unpacking } from '../contracts.ts';
+import { ImageError } from '../errors.ts';
 import { LZ4_MAGIC, lz4Content } from './lz4.ts';
 import { LZOP_MAGIC, lzopContent } from './lzo.ts';
 import { type Program, programContent } from './program.ts';
@@ -76,6 +77,13 @@ export async function packedHead(
     if (length >= enough(got)) return got;
   }
   return held.subarray(0, length);
+}
+
+/** Why `name` cannot be read where there is no scratch space, with the command that unpacks it to `plain`. */
+export function mustUnpack(name: string, { command }: Packing, plain: string): ImageError {
+  const message = 'a file that is compressed as a whole can be read only from its front: unpack it first';
+  const hint = `${command} < ${JSON.stringify(name)} > ${JSON.stringify(plain)}`;
+  return new ImageError('unsupported', message, { file: name }, { hint });
 }
 
 const WITNESS: Bytes = 65_536;
