@@ -1,6 +1,6 @@
 /**
  * A disk of a restore point as a LUKS image, without any key: a header of the LUKS part of the key area, and behind it the
- * stored bytes of every block as they are (section 13).
+ * stored bytes of every block as they are (section 14).
  */
 import { hash } from 'node:crypto';
 import type { Bytes, Disk, Keyring, Store } from '../../src/base/contracts.ts';

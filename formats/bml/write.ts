@@ -53,6 +53,10 @@ class BmlWriter implements LayerWriter {
     return kept === null ? 0 : kept.unfinished.end - FIRST_RECORD;
   }
 
+  get dense(): boolean {
+    return this.#dense;
+  }
+
   get stored(): number {
     return this.#open.session.end;
   }

@@ -256,6 +256,8 @@ export interface LayerWriter extends AsyncDisposable {
   write(disk: number, block: number, data: Uint8Array | 'zero' | 'absent'): Promise<void>;
   /** Bytes that went into the file so far. */
   readonly stored: Bytes;
+  /** Zeros are stored like data: a full that writes them all is done when it commits, and a parent that has them is as good. */
+  readonly dense?: boolean;
   /** Of them what an earlier, killed run left; blocks that are the same still are not stored again. */
   readonly found?: Bytes;
   /** Durable and visible when it resolves. Without it the image never existed. */

@@ -20,8 +20,9 @@ function newest(set: BackupSet, before: number): RestorePoint {
 /**
  * `SET@POINT`, `SET` (its latest), `SET@latest`, `SET@~2` (two before latest); the set may be left out where there is
  * only one. A point that is broken or locked throws its own problem: it is never replaced by an older one in silence.
+ * `lockedToo`: its key is not needed.
  */
-export function findPoint(repository: Repository, spec: string): RestorePoint {
+export function findPoint(repository: Repository, spec: string, lockedToo = false): RestorePoint {
   const at = spec.lastIndexOf('@');
   const set = findSet(repository, at < 0 ? spec : spec.slice(0, at));
   const name = at < 0 ? 'latest' : spec.slice(at + 1);
@@ -42,7 +43,7 @@ export function findPoint(repository: Repository, spec: string): RestorePoint {
       { hint: `newest ones: ${known}` },
     );
   }
-  if (point.problem !== null) {
+  if (point.problem !== null && !(lockedToo && point.state === 'locked')) {
     const readable = set.points.findLast(p => p.state === 'ok');
     const hint =
       point.problem.hint ??

@@ -1,6 +1,15 @@
 /** What a backup is going to be: full or incremental, on which parent, with which key. Decided before anything is written. */
 import fs from 'node:fs';
-import type { Adapter, Disk, Image, Keyring, LayerSpec, LayerWriter, WritableStore } from '../base/contracts.ts';
+import type {
+  Adapter,
+  Disk,
+  Image,
+  Keyring,
+  LayerCipher,
+  LayerSpec,
+  LayerWriter,
+  WritableStore,
+} from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { timeName } from '../chain/names.ts';
 import type { BackupSet, Repository, RestorePoint } from '../chain/point.ts';
@@ -60,7 +69,8 @@ export async function planBackup(input: PlanInput): Promise<Plan> {
     throw new ImageError('usage', message, { field: '--type' }, { hint: '--type full' });
   }
   const unlocked = set?.encrypted === true ? await unlock(args.repo, set, parent, adapter, keys) : null;
-  const secret = unlocked ?? (args.encrypt ? await newSecret(keys, args) : null);
+  const cipher = cipherFor(args, unlocked?.cipher);
+  const secret = unlocked?.secret ?? (args.encrypt ? await newSecret(keys, args) : null);
   const parentImage = parent === null ? null : opening.use(await openParent(args.repo, parent, adapter, secret));
   const parentDisks = await openParentDisks(parent, input.source, opening);
   const spec: LayerSpec = {
@@ -72,6 +82,7 @@ export async function planBackup(input: PlanInput): Promise<Plan> {
     parent: parentImage === null ? null : { image: parentImage, point: pointIn(parentImage, parent!) },
     secret,
     compression: args.compression,
+    ...(secret === null || cipher === undefined ? {} : { cipher }),
   };
   const opened = opening.move();
   return { adapter, spec, parentDisks, [Symbol.asyncDispose]: () => opened.disposeAsync() };
@@ -124,6 +135,18 @@ const ringOf = (secret: Uint8Array | null): Keyring => ({
   secrets: async () => (secret === null ? [] : [secret]),
 });
 
+/** A set has one cipher, as it has one key. `theirs`: of the set as it is. */
+function cipherFor({ set, cipher, encrypt }: BackupArgs, theirs: LayerCipher | undefined): LayerCipher | undefined {
+  if (cipher === undefined || cipher === theirs) return theirs;
+  const field = '--cipher';
+  if (theirs !== undefined) {
+    const message = `set ${set} is encrypted with ${theirs}, and a set has one cipher`;
+    throw new ImageError('usage', message, { field }, { hint: 'another --set' });
+  }
+  if (encrypt) return cipher;
+  throw new ImageError('usage', 'a cipher is of use where something is encrypted', { field }, { hint: '--encrypt' });
+}
+
 /** The one secret, of those given, that unlocks the set; a full in it must not be locked with another one. */
 async function unlock(
   repo: string,
@@ -131,7 +154,7 @@ async function unlock(
   parent: RestorePoint | null,
   adapter: Adapter,
   keys: Keyring,
-): Promise<Uint8Array> {
+): Promise<{ readonly secret: Uint8Array; readonly cipher: LayerCipher | undefined }> {
   const point = parent ?? set.points.findLast(p => p.state === 'ok');
   if (point === undefined) {
     const message = `no restore point of the encrypted set ${set.name} can be read`;
@@ -139,7 +162,7 @@ async function unlock(
   }
   for (const secret of await keys.secrets()) {
     await using image = await adapter.open(point.file, localStore(repo), ringOf(secret));
-    if (pointIn(image, point).problem === null) return secret;
+    if (pointIn(image, point).problem === null) return { secret, cipher: image.cipher };
   }
   throw keyNeeded(set, set.points.findLast(p => p.state === 'locked') ?? point);
 }

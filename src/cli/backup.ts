@@ -14,6 +14,7 @@ import type { Context, Verb } from './verb.ts';
 
 const TYPES = ['auto', 'full', 'incremental', 'differential'] as const;
 const ALLOCATED = ['extent', 'fs'] as const;
+const CIPHERS = ['aes-256-gcm', 'aes-256-xts'] as const;
 
 export type BackupArgs = KeyArgs & {
   readonly source: string;
@@ -21,6 +22,7 @@ export type BackupArgs = KeyArgs & {
   readonly set: string;
   readonly type: (typeof TYPES)[number];
   readonly encrypt: boolean;
+  readonly cipher?: (typeof CIPHERS)[number];
   readonly blockSize?: string;
   readonly compression: number;
   readonly time?: string;
@@ -127,6 +129,11 @@ export const command: Verb = {
           describe: 'auto: incremental where the set has a readable point; differential: on the newest full',
         })
         .option('encrypt', { type: 'boolean', default: false, describe: 'encrypt a new set; later backups follow it' })
+        .option('cipher', {
+          choices: CIPHERS,
+          nargs: 1,
+          describe: 'of a new set: gcm unless said; xts stores every block as LUKS has it, for restore --luks',
+        })
         .option('block-size', { type: 'string', nargs: 1, describe: 'unit of a new set, 64K by default' })
         .option('compression', {
           type: 'number',

@@ -2,23 +2,23 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { openDiskFile } from '../chain/file.ts';
 import { findPoint } from '../chain/find.ts';
-import type { Repository, RestorePoint } from '../chain/point.ts';
+import type { RestorePoint } from '../chain/point.ts';
 import { pickAdapter, readEnds } from '../chain/scan.ts';
-import { restore } from '../jobs/restore.ts';
 import { type InPlaceResult, restoreInPlace } from '../jobs/restore-in-place.ts';
-import { adapters, fileWriters } from '../registry.ts';
+import { adapters } from '../registry.ts';
 import { localFileStore } from '../stores/local.ts';
 import { FILE_FORMATS, formatByName } from './file-format.ts';
 import { openRepo } from './open.ts';
+import { diskNumber, refuseOwnFiles, restoreToFile } from './restore-file.ts';
+import { restoreLuks } from './restore-luks.ts';
 import { type ScratchArgs, scratchOptions } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
 import { inPlaceTarget, restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
-type RestoreArgs = KeyArgs &
+export type RestoreArgs = KeyArgs &
   ScratchArgs & {
     readonly point: string;
     readonly file: string;
@@ -27,42 +27,14 @@ type RestoreArgs = KeyArgs &
     readonly disk?: string;
     readonly force: boolean;
     readonly inPlace: boolean;
+    readonly luks: boolean;
+    readonly decrypt: boolean;
   };
 
 /** As the file's name says, unless said otherwise; a device or a name that says nothing is raw. */
 function formatFor(args: RestoreArgs): string {
   if (args.format !== undefined) return args.format;
   return formatByName(args.file) ?? 'raw';
-}
-
-function diskNumber(point: RestorePoint, wanted: string | undefined): number {
-  const names = point.disks.map(disk => disk.name);
-  const spec = `${point.set}@${point.name}`;
-  if (wanted !== undefined) {
-    const number = names.indexOf(wanted);
-    if (number >= 0) return number;
-    throw new ImageError('not-found', `${spec} has no disk ${wanted}`, {}, { hint: `--disk ${names.join(' | ')}` });
-  }
-  if (names.length === 1) return 0;
-  const hint = `--disk ${names.join(' | ')}`;
-  throw new ImageError('usage', `${spec} has ${names.length} disks: say which one`, { field: '--disk' }, { hint });
-}
-
-/** A restore over a file of the repository would destroy what it reads. */
-function refuseOwnFiles(file: string, repo: string, repository: Repository): void {
-  const root = fs.realpathSync(repo);
-  const folder = fs.statSync(root).isDirectory() ? root : path.dirname(root);
-  const target = fs.realpathSync(path.dirname(path.resolve(file)));
-  const inside = path.relative(folder, path.join(target, path.basename(file)));
-  const files = new Set(repository.sets.flatMap(set => set.points).flatMap(point => [...point.files, point.file]));
-  // By its inode too: a link, or a second name, leads to the same bytes.
-  const there = fs.statSync(file, { throwIfNoEntry: false });
-  const same = (name: string): boolean => {
-    const stat = fs.statSync(path.join(folder, name), { throwIfNoEntry: false });
-    return there?.isFile() === true && stat?.ino === there.ino && stat.dev === there.dev;
-  };
-  if (!files.has(inside) && ![...files].some(same)) return;
-  throw new ImageError('usage', 'that is a file of the backup itself', { file });
 }
 
 /** What is there may be a container of another format, which raw blocks would destroy. */
@@ -133,10 +105,20 @@ export const command: Verb = {
           default: false,
           describe: 'write over an existing raw file or block device, only what differs',
         })
+        .option('luks', {
+          type: 'boolean',
+          default: false,
+          describe: 'a LUKS image that the keys of the set open; of a set of cipher aes-256-xts, with --no-decrypt',
+        })
+        .option('decrypt', {
+          type: 'boolean',
+          default: true,
+          describe: '--no-decrypt leaves encrypted what is: no key is needed',
+        })
         .option('force', { type: 'boolean', default: false, describe: 'overwrite the file' }),
     ),
   async run(args: RestoreArgs, context) {
-    const begin = performance.now();
+    if (args.luks || !args.decrypt) return restoreLuks(args, context);
     using keys = keyring(args, { ask: true });
     if (args.inPlace) await refuseContainers(args);
     const target = args.inPlace ? null : restoreTarget(args.file, args.force);
@@ -148,53 +130,7 @@ export const command: Verb = {
     const format = formatFor(args);
     await using disk = await point.openDisk(number);
     if (target === null) return overwrite(args, { point, name }, disk, context);
-    let bar: Bar = context.progress('restoring', disk.size);
-    try {
-      const result = await restore({
-        disk,
-        identity: `${point.identity}/${name}`,
-        format,
-        target,
-        readBack: true,
-        write: format === 'raw' ? null : fileWriters[format]!,
-        reopen: () =>
-          openDiskFile(
-            path.basename(target.partial),
-            localFileStore(target.partial),
-            adapters,
-            keyring({}, { ask: false }),
-          ),
-        signal: context.signal,
-        progress: done => bar.at(done),
-        checking() {
-          bar.end();
-          bar = context.progress('reading back', disk.size);
-        },
-      });
-      bar.end();
-      const ms = performance.now() - begin;
-      const summary = {
-        point: `${point.set}@${point.name}`,
-        disk: name,
-        file: args.file,
-        format,
-        size: disk.size,
-        ...result,
-      };
-      if (context.json) context.outJson(summary);
-      else {
-        const resumed = result.resumedAt > 0 ? `, continued at ${formatSize(result.resumedAt)}` : '';
-        const what = `${formatSize(result.written)} written for ${formatSize(disk.size)}${resumed}`;
-        context.out(
-          `${display(args.file)}: ${display(summary.point)} ${display(name)} as ${format}: ${what}, read back, ${formatDuration(ms)}`,
-        );
-      }
-    } catch (error) {
-      bar.end();
-      if (fs.existsSync(target.partial)) {
-        context.note(`bootmount: ${display(target.partial)} is kept: the same command continues it`);
-      }
-      throw error;
-    }
+    const identity = `${point.identity}/${name}`;
+    await restoreToFile({ file: args.file, point, name, disk, identity, format, target }, context);
   },
 };

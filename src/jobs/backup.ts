@@ -1,5 +1,5 @@
 /** Backup: disks into one new layer, whole or as what changed since the parent point. */
-import type { Bytes, Disk, LayerId, LayerWriter } from '../base/contracts.ts';
+import type { Bytes, Disk, Extents, LayerId, LayerWriter } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
 import { sharedBytes } from '../base/shared-bytes.ts';
@@ -71,7 +71,8 @@ async function copyDisk(
   const length = Math.min(step, source.size);
   const buffers = Array.from({ length: LANES }, () => new Uint8Array(length));
   const theirs = Array.from({ length: parent === null ? 0 : LANES }, () => sharedBytes(length));
-  const windows = dataWindows(parent === null ? [source] : [source, parent], step, 0, source.size, spec.signal);
+  const looked = parent !== null ? [source, parent] : spec.writer.dense === true ? [everywhere(source)] : [source];
+  const windows = dataWindows(looked, step, 0, source.size, spec.signal);
   await inLanes(
     windows,
     LANES,
@@ -89,6 +90,14 @@ async function copyDisk(
   );
 }
 
+/** The disk as if it had no holes. */
+const everywhere = (disk: Disk): Extents => ({
+  size: disk.size,
+  sectorSize: disk.sectorSize,
+  extent: (_at, limit) => ({ kind: 'data', length: limit }),
+  load: async () => {},
+});
+
 /** What is there already, and memory to read a window of it. */
 interface Held {
   readonly disk: Disk;
@@ -105,17 +114,17 @@ async function storeWindow(
   counts: Counts,
 ): Promise<void> {
   const { blockSize, writer } = spec;
+  const theirs = (within: Bytes, length: Bytes): Uint8Array => parent!.buffer.subarray(within, within + length);
   const storeBlock = async (within: Bytes): Promise<void> => {
     const at = window.at + within;
     const block = data.subarray(within, within + blockSize);
     if (isZero(block)) {
-      if (parent === null || (await knownZero(parent.disk, at, block.length))) return;
-      counts.zeroed++;
+      if (writer.dense === true) {
+        if (parent !== null && (await holds(parent.disk, at, block, theirs(within, block.length)))) return;
+      } else if (parent === null || (await knownZero(parent.disk, at, block.length))) return;
+      if (parent !== null) counts.zeroed++;
       await writer.write(number, at / blockSize, 'zero');
-    } else if (
-      parent === null ||
-      !(await holds(parent.disk, at, block, parent.buffer.subarray(within, within + block.length)))
-    ) {
+    } else if (parent === null || !(await holds(parent.disk, at, block, theirs(within, block.length)))) {
       counts.changed++;
       await writer.write(number, at / blockSize, block);
     }
