@@ -137,7 +137,8 @@ export async function* lzopContent(
     if (length === 0) return;
     const packedLength = await number();
     if (length > MOST_BLOCK || packedLength > length || at + packedLength > source.size) damaged('a block is too long');
-    if (length > packedLength * MOST_OF_A_BYTE + MOST_ON_TOP) damaged('a block is said to hold more than its bytes can');
+    if (length > packedLength * MOST_OF_A_BYTE + MOST_ON_TOP)
+      damaged('a block is said to hold more than its bytes can');
     const adler = (flags & ADLER_PLAIN) !== 0 ? await number() : null;
     const crc = (flags & CRC_PLAIN) !== 0 ? await number() : null;
     if (packedLength < length) {
