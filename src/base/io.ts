@@ -8,8 +8,9 @@ import fs from 'node:fs';
 import type { ByteFile, Bytes, Done, Extent } from './contracts.ts';
 import { ImageError } from './errors.ts';
 import { native } from './native.ts';
+import { DIRECT_UNIT } from './shared-bytes.ts';
 
-const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECT } = fs.constants;
 
 export function checkOffset(at: number, length: number, file: string): void {
   if (!Number.isSafeInteger(at) || at < 0 || !Number.isSafeInteger(at + length)) {
@@ -171,6 +172,21 @@ function deviceSize(fd: number, name: string): Bytes {
 const patience = (length: number): number => 0.2 + length / 1_000_000;
 /** So many reads go through the pool after one that had to wait. */
 const COLD_READS = 64;
+/** Less is not worth a way to the device of its own. */
+const LEAST_DIRECT: Bytes = 256 * 1024;
+
+/** A second descriptor of the file, for transfers around the page cache; null: its file system has none. */
+function openDirect(fd: number): number | null {
+  try {
+    return fs.openSync(`/proc/self/fd/${fd}`, O_RDWR | O_DIRECT);
+  } catch {
+    return null;
+  }
+}
+
+/** The device wants other places or lengths than DIRECT_UNIT gives. */
+const isInvalid = (error: unknown): boolean =>
+  error instanceof ImageError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'EINVAL';
 
 /**
  * A local file or block device. Reads are done at once while the page cache answers; when one had to wait for the
@@ -187,6 +203,9 @@ export class LocalFile implements ByteFile {
   #open = true;
   /** The last write that was handed to the pool. */
   #aside: Promise<void> = Promise.resolve();
+  /** For transfers around the page cache; null: none. */
+  #direct: number | null = null;
+  #isDirect = true;
   /** The run of data or hole that was asked for last. */
   #run: { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } = { at: 0, end: 0, kind: 'data' };
 
@@ -208,6 +227,7 @@ export class LocalFile implements ByteFile {
 
   read(into: Uint8Array, at: Bytes): Done {
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
+    if (this.#suits(into, at)) return this.#around(fd => readFull(fd, into, at, this.name));
     if (this.#cold > 0) {
       // Slow may also have been the processor: what is in memory is still read at once, where that can be told.
       const got = this.#tells ? (native()?.readNow(this.fd, into, at) ?? null) : null;
@@ -252,11 +272,36 @@ export class LocalFile implements ByteFile {
    * the others would spin on the processors until it is done.
    */
   async writeAside(from: Uint8Array, at: Bytes): Promise<void> {
-    const written = this.#aside.then(() => writeFull(this.fd, from, at, this.name));
+    const put = (fd: number): Promise<void> => writeFull(fd, from, at, this.name);
+    const written = this.#aside.then(() => (this.#suits(from, at) ? this.#around(put) : put(this.fd)));
     this.#aside = written.catch(() => {});
     await written;
     this.#run = { at: 0, end: 0, kind: 'data' };
     this.#size = Math.max(this.#size, at + from.length);
+  }
+
+  /**
+   * From now on long pieces from `deviceBytes` go to the device, and come from it, around the page cache, where the file
+   * system can: they leave no pages behind that would have to be found, filled and written later, and what is read is what
+   * the device holds.
+   */
+  bypassCache(): void {
+    if (native() !== null) this.#direct ??= openDirect(this.fd);
+  }
+
+  #suits(bytes: Uint8Array, at: Bytes): boolean {
+    if (this.#direct === null || !this.#isDirect || bytes.length < LEAST_DIRECT) return false;
+    return at % DIRECT_UNIT === 0 && bytes.length % DIRECT_UNIT === 0 && native()!.address(bytes) % DIRECT_UNIT === 0;
+  }
+
+  async #around(transfer: (fd: number) => Promise<void>): Promise<void> {
+    try {
+      await transfer(this.#direct!);
+    } catch (error) {
+      if (!isInvalid(error)) throw error;
+      this.#isDirect = false;
+      await transfer(this.fd);
+    }
   }
 
   async truncate(size: Bytes): Promise<void> {
@@ -277,6 +322,7 @@ export class LocalFile implements ByteFile {
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    if (this.#direct !== null) fs.closeSync(this.#direct);
     fs.closeSync(this.fd);
   }
 }

@@ -63,7 +63,11 @@ export function restoreTarget(file: string, force: boolean): RestoreTarget & { r
   return {
     name: file,
     partial,
-    open: async () => writtenAside(await openPartial(partial)),
+    async open() {
+      const opened = await openPartial(partial);
+      opened.bypassCache();
+      return writtenAside(opened);
+    },
     async readJournal() {
       const stat = fs.lstatSync(journal, { throwIfNoEntry: false });
       if (stat === undefined || !stat.isFile() || stat.size > JOURNAL_LIMIT) return null;

@@ -2,7 +2,8 @@
 import type { ByteFile, Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
-import { sharedBytes } from '../base/shared-bytes.ts';
+import { deviceBytes } from '../base/shared-bytes.ts';
+import { Checkpoints, type Reached, readBackError, readerBack } from './checkpoints.ts';
 import { CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
 import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
 import { writeBehind } from './write-behind.ts';
@@ -57,8 +58,6 @@ const WINDOW = CHECK_WINDOW;
 const LANES = 3;
 /** Runs of zeros of this length become holes. */
 const HOLE = 65_536;
-/** After so much the file is made durable and the journal says so: at most this is done again after a crash. */
-const CHECKPOINT: Bytes = 256 * 2 ** 20;
 
 interface Journal {
   readonly identity: string;
@@ -119,9 +118,6 @@ async function checkWritten(spec: RestoreSpec, content: string | null): Promise<
   if (at !== null) throw readBackError(spec.target.name, at);
 }
 
-const readBackError = (file: string, at: Bytes): ImageError =>
-  new ImageError('corrupt', `read back, the disk differs from the restore point at guest offset ${at}`, { file });
-
 interface Stretch {
   readonly data: Uint8Array;
   readonly at: Bytes;
@@ -134,7 +130,7 @@ async function contentOf(
   read: (into: Stretch) => Promise<unknown>,
 ): Promise<string | null> {
   const check = new ContentCheck();
-  const buffers = Array.from({ length: LANES }, () => sharedBytes(Math.min(WINDOW, disk.size)));
+  const buffers = Array.from({ length: LANES }, () => deviceBytes(Math.min(WINDOW, disk.size)));
   await inLanes(
     dataWindows([disk], WINDOW, 0, disk.size, signal),
     LANES,
@@ -170,42 +166,14 @@ async function resumePoint(spec: RestoreSpec, file: ByteFile): Promise<Journal> 
   return { ...fresh, done: done!, content };
 }
 
-/** Makes what is written so far durable, and says so in the journal; at most one at a time. */
-function checkpoints(spec: RestoreSpec, file: ByteFile, start: Journal) {
-  let saving: Promise<void> = Promise.resolve();
-  let reached = start.done;
-  let isBusy = false;
-  let failure: { readonly reason: unknown } | null = null;
-  // The kernel tells of a write that failed once; a later answer that all is well would be wrong.
-  const throwIfFailed = (): void => {
-    if (failure !== null) throw failure.reason;
-  };
-  const save = async (done: Bytes, content: string): Promise<void> => {
-    throwIfFailed();
-    try {
-      await file.sync();
-      await spec.target.writeJournal(JSON.stringify({ ...start, done, content } satisfies Journal));
-    } catch (reason) {
-      failure = { reason };
-      throw reason;
-    }
-  };
-  const now = async (done: Bytes, content: string): Promise<void> => {
-    await saving;
-    await save(done, content);
-  };
-  return {
-    now,
-    /** Begins one when enough was written since the last; everything before `done` is in the file. */
-    begin(done: Bytes, content: () => string): void {
-      throwIfFailed();
-      if (isBusy || done - reached < CHECKPOINT) return;
-      [isBusy, reached] = [true, done];
-      saving = save(done, content()).finally(() => {
-        isBusy = false;
-      });
-      saving.catch(() => {});
-    },
+/** Reads back what was written since the last call. */
+function readBackOf(spec: RestoreSpec, file: ByteFile): (reached: Reached, watch: Watch) => Promise<void> {
+  const { disk, target } = spec;
+  const windows = (from: Bytes, to: Bytes, signal: AbortSignal) => dataWindows([disk], WINDOW, from, to, signal);
+  const isSame = readerBack(file, windows, disk.size);
+  return async (reached, watch) => {
+    if (await isSame(reached, watch)) return;
+    throw readBackError(target.name, (await firstDifference(disk, fileDisk(file, disk), watch)) ?? 0);
   };
 }
 
@@ -217,11 +185,17 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
   await file.truncate(disk.size);
   const check = new ContentCheck(start.content, start.done);
   const content = (): string => check.value() ?? '';
-  const checkpoint = checkpoints(spec, file, start);
+  const checkpoints = new Checkpoints({
+    file,
+    from: start.done,
+    save: reached => spec.target.writeJournal(JSON.stringify({ ...start, ...reached } satisfies Journal)),
+    readBack: spec.readBack ? readBackOf(spec, file) : null,
+    signal,
+  });
   let { done } = start;
   let written = 0;
-  await checkpoint.now(done, content());
-  const buffers = Array.from({ length: LANES }, () => sharedBytes(Math.min(WINDOW, disk.size)));
+  await checkpoints.now({ done, content: content() });
+  const buffers = Array.from({ length: LANES }, () => deviceBytes(Math.min(WINDOW, disk.size)));
   try {
     await inLanes(
       dataWindows([disk], WINDOW, done, disk.size, signal),
@@ -236,15 +210,18 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
         check.add(data, at);
         done = at + data.length;
         spec.progress(done, disk.size);
-        checkpoint.begin(done, content);
+        checkpoints.begin(done, content);
       },
     );
+    if (spec.readBack) spec.checking();
+    await checkpoints.end({ done: disk.size, content: content() }, spec);
   } catch (error) {
-    if (worthKeeping(spec, error)) await checkpoint.now(done, content()).catch(() => {});
+    if (worthKeeping(spec, error) && done < disk.size)
+      await checkpoints.now({ done, content: content() }).catch(() => {});
     throw error;
+  } finally {
+    await checkpoints.settle();
   }
-  // The medium takes the rest while it is read back.
-  await both(checkpoint.now(disk.size, content()), spec.readBack ? checkRaw(spec, file, content()) : null);
   return { resumedAt: start.done, written };
 }
 
@@ -262,15 +239,6 @@ async function writeData(file: ByteFile, data: Uint8Array, at: Bytes): Promise<B
     from = to + HOLE;
   }
   return written;
-}
-
-/** Reads back every window that may hold data; the rest was never written to. */
-async function checkRaw(spec: RestoreSpec, file: ByteFile, expected: string): Promise<void> {
-  spec.checking();
-  const { disk } = spec;
-  if ((await contentOf(spec, disk, async ({ data, at }) => file.read(data, at))) === expected) return;
-  const at = await firstDifference(disk, fileDisk(file, disk), spec);
-  throw readBackError(spec.target.name, at ?? 0);
 }
 
 const fileDisk = (file: ByteFile, like: Disk): Disk => ({
