@@ -7,7 +7,7 @@ import { ImageError } from '../errors.ts';
 import { LZ4_MAGIC, lz4Content } from './lz4.ts';
 import { LZOP_MAGIC, lzopContent } from './lzo.ts';
 import { type Program, programContent } from './program.ts';
-import { decoded, partsOf } from './stream.ts';
+import { COMES_OUT, decoded, partsOf } from './stream.ts';
 import { ZSTD_MAGIC, zstdContent } from './zstd.ts';
 
 export interface Packing {
@@ -25,7 +25,7 @@ export interface Packing {
 }
 
 function gunzipped(source: ByteSource): AsyncIterable<Uint8Array> {
-  const decoder = createGunzip();
+  const decoder = createGunzip({ chunkSize: COMES_OUT });
   // Its errors, and those of the file, come out of the decoder.
   pipeline(Readable.from(partsOf(source)), decoder, () => {});
   return decoded(source, decoder);

@@ -2,6 +2,8 @@ import type { ByteSource, Bytes } from '../contracts.ts';
 import { ImageError } from '../errors.ts';
 
 const PART: Bytes = 2 ** 20;
+/** What a decoder gives at once: each time costs turns of the event loop. */
+export const COMES_OUT: Bytes = 2 ** 18;
 
 /** The whole file, front to back. */
 export async function* partsOf(source: ByteSource): AsyncGenerator<Uint8Array> {

@@ -4,7 +4,7 @@ import { createZstdDecompress } from 'node:zlib';
 import type { ByteSource, Bytes } from '../contracts.ts';
 import { ImageError } from '../errors.ts';
 import { viewOf } from '../struct.ts';
-import { decoded } from './stream.ts';
+import { COMES_OUT, decoded } from './stream.ts';
 
 export const ZSTD_MAGIC = [0x28, 0xb5, 0x2f, 0xfd] as const;
 const MAGIC = 0xfd2f_b528;
@@ -91,7 +91,7 @@ export async function* zstdContent(
     if (word !== MAGIC) throw damaged('what follows a frame is none', source, at);
     const start = at;
     restart(start);
-    const decoder = createZstdDecompress();
+    const decoder = createZstdDecompress({ chunkSize: COMES_OUT });
     const parts = frameAt(source, read, start, end => {
       at = end;
     });
