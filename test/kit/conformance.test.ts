@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { bml } from '../../formats/bml/index.ts';
 import { qcow2, qcow2Format } from '../../formats/qcow2/index.ts';
 import { raw, rawFormat } from '../../formats/raw/index.ts';
+import type { LayerCipher } from '../../src/base/contracts.ts';
 import { adapters, diskFormats } from '../../src/registry.ts';
 import { localWritableStore } from '../../src/stores/local.ts';
 import { adapterKit, type MadeImage } from './adapter-kit.ts';
@@ -25,9 +26,9 @@ diskFormatKit(qcow2Format, {
 const BLOCK = 65_536;
 const SECRET = 'a pass-phrase of the test';
 
-function bmlImage(secret: string | null): MadeImage {
+function bmlImage(secret: string | null, cipher?: LayerCipher): MadeImage {
   return {
-    title: secret === null ? 'plain' : 'encrypted',
+    title: secret === null ? 'plain' : `encrypted with ${cipher}`,
     needs: [],
     ...(secret === null ? {} : { secret }),
     async make(folder) {
@@ -45,6 +46,7 @@ function bmlImage(secret: string | null): MadeImage {
         parent: null,
         secret: secret === null ? null : Buffer.from(secret),
         compression: 1,
+        ...(cipher === undefined ? {} : { cipher }),
       });
       for (let at = 0; at < content.length; at += BLOCK)
         await writer.write(0, at / BLOCK, content.subarray(at, at + BLOCK));
@@ -54,7 +56,7 @@ function bmlImage(secret: string | null): MadeImage {
   };
 }
 
-adapterKit(bml, { images: [bmlImage(null), bmlImage(SECRET)] });
+adapterKit(bml, { images: [bmlImage(null), bmlImage(SECRET, 'aes-256-gcm'), bmlImage(SECRET, 'aes-256-xts')] });
 
 /** Formats that have no call of a kit, and why. */
 const WITHOUT: Readonly<Record<string, string>> = {

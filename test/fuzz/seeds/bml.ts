@@ -2,35 +2,47 @@ import { hash } from 'node:crypto';
 import { consolidateBml } from '../../../formats/bml/consolidate.ts';
 import { bml } from '../../../formats/bml/index.ts';
 import { layerOf, openLayer, readAll, type Write, writeLayer } from '../../../formats/bml/kit.ts';
+import { openLuksImage } from '../../../formats/bml/luks-image.ts';
 import { forgetPlace } from '../../../formats/bml/node.ts';
 import { crc32c } from '../../../src/base/checksum.ts';
+import type { Store } from '../../../src/base/contracts.ts';
 import { viewOf } from '../../../src/base/struct.ts';
 import { memoryStore } from '../../../src/stores/memory.ts';
+import type { Random } from '../../kit/random.ts';
 import type { DamagedFile, DamagedFiles } from '../damage.ts';
-import { adapterTarget, SECRET, type Seed, seedContent } from '../target.ts';
+import { adapterTarget, type FuzzTarget, orImageError, readSome, SECRET, type Seed, seedContent } from '../target.ts';
 
 const BLOCK = 4096;
 const SIZE = 150 * BLOCK - 700;
+/** Every block of the last kind is stored, so its disk is a small one of whole sectors. */
+const KINDS = [
+  ['plain', null, undefined, SIZE],
+  ['encrypted', SECRET, 'aes-256-gcm', SIZE],
+  ['LUKS sectors', SECRET, 'aes-256-xts', 30 * BLOCK + 1024],
+] as const;
 const [PAGE, RECORDS, HEADER] = [4096, 65_536, 48];
 
 /** A full, an incremental on it, and both again as one consolidated file; key derivation is cheap. */
 async function seeds(): Promise<readonly Seed[]> {
   const disk = seedContent(SIZE);
   const made: Seed[] = [];
-  for (const secret of [null, SECRET]) {
+  for (const [title, secret, cipher, size] of KINDS) {
     const store = memoryStore();
-    const first = Array.from({ length: 20 }, (_, i): Write => [0, i * 7, disk.slice(i * BLOCK, (i + 1) * BLOCK)]);
-    await writeLayer(store, 'a.bml', { size: SIZE, secret }, first);
+    const first = Array.from(
+      { length: 20 },
+      (_, i): Write => [0, (i * 7) % Math.floor(size / BLOCK), disk.slice(i * BLOCK, (i + 1) * BLOCK)],
+    );
+    const common = { size, secret, ...(cipher === undefined ? {} : { cipher }) };
+    await writeLayer(store, 'a.bml', common, first);
     await using parent = await openLayer(store, 'a.bml', secret);
     const second: readonly Write[] = [
       [0, 7, disk.slice(5, 5 + BLOCK)],
       [0, 14, 'zero'],
-      [0, 149, new Uint8Array(BLOCK - 700).fill(7)],
+      [0, Math.floor(size / BLOCK), new Uint8Array(size % BLOCK).fill(7)],
     ];
-    await writeLayer(store, 'b.bml', { size: SIZE, secret, parent }, second);
+    await writeLayer(store, 'b.bml', { ...common, parent }, second);
     await using child = await openLayer(store, 'b.bml', secret);
     await readAll(layerOf(child));
-    const title = secret === null ? 'plain' : 'encrypted';
     const files = { 'a.bml': store.bytes('a.bml'), 'b.bml': store.bytes('b.bml') };
     made.push({ title: `${title} chain`, name: 'b.bml', files });
     const signal = new AbortController().signal;
@@ -100,4 +112,20 @@ function repair(files: DamagedFiles): void {
   }
 }
 
-export const target = adapterTarget(bml, [], seeds, repair);
+/** The first part of a LUKS image, and some of its blocks. */
+async function exportSome(store: Store, name: string, numbers: Random): Promise<void> {
+  await orImageError(async () => {
+    await using disk = await openLuksImage(store, { file: name, time: null, disk: 'disk0' });
+    await readSome(disk, numbers);
+  });
+}
+
+const adapted = adapterTarget(bml, [], seeds, repair);
+
+export const target: FuzzTarget = {
+  ...adapted,
+  async exercise(store, name, numbers) {
+    await adapted.exercise(store, name, numbers);
+    if (numbers.below(4) === 0) await exportSome(store, name, numbers);
+  },
+};
