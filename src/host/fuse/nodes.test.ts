@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { DirNode, LinkNode, Node } from '../../base/contracts.ts';
 import { readJournal } from './journal.ts';
 import { inodeOf, Table } from './nodes.ts';
@@ -85,6 +85,22 @@ describe('the record of a mount', () => {
     fs.writeFileSync(at, '["n",2,"/a"]\n["n",-3,"/b"]\n');
     expect(() => readJournal(at)).toThrow(expect.objectContaining({ fault: 'corrupt', where: { file: at, at: 13 } }));
     expect(() => Table.resumed(dir(), `${at}.missing`)).toThrow(expect.objectContaining({ fault: 'not-found' }));
+  });
+
+  it('writes with the next request what could not be written', () => {
+    const at = file();
+    const table = Table.fresh(dir(), at);
+    const handle = table.open(table.give(table.entry(ROOT_ID)!, 'file', link), 0, '1.0', null);
+    table.commit();
+    table.close(handle);
+    vi.spyOn(fs, 'writeSync').mockImplementationOnce(() => {
+      throw Object.assign(new Error('EIO'), { code: 'EIO' });
+    });
+    expect(() => table.commit()).toThrow('EIO');
+    expect(readJournal(at)).toHaveLength(2);
+    table.settle();
+    expect(readJournal(at).at(-1)).toEqual(['c', handle.fh]);
+    expect([...Table.resumed(dir(), at).handles()]).toEqual([]);
   });
 
   it('does not grow for ever', () => {

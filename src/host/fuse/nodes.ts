@@ -72,6 +72,9 @@ export class Table {
   #nextId = ROOT_ID + 1;
   #connection: Connection | null = null;
 
+  /** The last commit failed: what it had to write is still to be written. */
+  #owes = false;
+
   private constructor(root: DirNode, journal: Journal) {
     this.#journal = journal;
     this.#keep(new Entry(ROOT_ID, '', root, Number.POSITIVE_INFINITY));
@@ -194,9 +197,21 @@ export class Table {
 
   /** Records what the next answer gives away. */
   commit(): void {
+    this.#owes = true;
     this.#journal.commit();
     const alive = this.#entries.size + this.#handles.length;
     if (this.#journal.length > SLACK + 4 * alive) this.#journal.rewrite(this.#lines());
+    this.#owes = false;
+  }
+
+  /** Before a request: writes what the last commit could not, such as that a handle was closed, which is told only once. */
+  settle(): void {
+    if (!this.#owes) return;
+    try {
+      this.commit();
+    } catch {
+      // The next request tries again.
+    }
   }
 
   end(): void {

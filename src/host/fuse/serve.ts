@@ -268,6 +268,7 @@ class Loop implements Serving {
    */
   #answer(slot: Slot, got: number, ended: (() => void) | null): boolean {
     let answer: Answer | Promise<Answer>;
+    this.#session.table.settle();
     try {
       if (got < REQUEST_HEADER || slot.words[IN.LENGTH] !== got) throw new Error('a request is cut off');
       answer = operate(this.#session, slot, got);
