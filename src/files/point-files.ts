@@ -93,18 +93,28 @@ export const FEW_RANGES = 16;
 /** So many names are asked for at once. */
 export const BATCH = 256;
 
+async function xattrsAt({ parser }: Where, at: NodePath): Promise<ReadonlyMap<string, Uint8Array>> {
+  const { names, values } = (await parser.ask({ op: 'xattrs', ...at })) as XattrsRecord;
+  return new Map(names.map((name, i) => [name, values[i]!]));
+}
+
+const streamsAt = ({ parser }: Where, at: NodePath): Promise<readonly string[]> =>
+  parser.ask({ op: 'streams', ...at }) as Promise<readonly string[]>;
+
 function nodeOf(where: Where, at: NodePath, record: NodeRecord): PointNode {
   const { kind, id, mtime, mode, uid, gid, links, size, allocated, target, ranges } = record;
-  const xattrs = async (): Promise<ReadonlyMap<string, Uint8Array>> => {
-    const { names, values } = (await where.parser.ask({ op: 'xattrs', ...at })) as XattrsRecord;
-    return new Map(names.map((name, i) => [name, values[i]!]));
+  const attributes: Attributes = {
+    mtime,
+    mode,
+    uid,
+    gid,
+    links,
+    ...(record.xattrs ? { xattrs: () => xattrsAt(where, at) } : {}),
   };
-  const streams = (): Promise<readonly string[]> =>
-    where.parser.ask({ op: 'streams', ...at }) as Promise<readonly string[]>;
-  const attributes: Attributes = { mtime, mode, uid, gid, links, ...(record.xattrs ? { xattrs } : {}) };
+  const streams = record.streams ? { streams: () => streamsAt(where, at) } : {};
   switch (kind) {
     case 'dir':
-      return { ...dirOf(where, at, id, attributes), ...(record.streams ? { streams } : {}) };
+      return { ...dirOf(where, at, id, attributes), ...streams };
     case 'file':
       return {
         kind,
@@ -112,7 +122,7 @@ function nodeOf(where: Where, at: NodePath, record: NodeRecord): PointNode {
         size,
         allocated,
         id: id === '' ? '' : `${at.volume}:${id}`,
-        ...(record.streams ? { streams } : {}),
+        ...streams,
         open: async () => openContent(where.parser, await where.disks(), at, ranges),
       };
     case 'link':

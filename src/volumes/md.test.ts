@@ -109,6 +109,13 @@ describe.skipIf(cannot !== '')(`md ${cannot}`, () => {
       expect(some.notes).toEqual([missing]);
       expect(await linesIn(some)).toEqual(expected.lines);
     }
+    if (its.level === 6) {
+      const few = await found(images.slice(2));
+      expect([few.volumes, few.notes[1]]).toEqual([
+        [],
+        `md ${its.name} cannot be read: two members of a RAID 6 array are missing, and only one is made up for: add one of their disks`,
+      ]);
+    }
   });
 
   test('members of unequal size: the rest is striped over those that are longer', async () => {

@@ -130,6 +130,12 @@ function withParity({ its, level, layout, chunk, legs, legSize }: Raid): Mapping
   const turn = turnOf(its, level === 4 ? 5 : layout, legs.length, parities);
   const missing = legs.filter(leg => leg === null).length;
   if (missing > parities) throw new ImageError('broken-chain', `${missing} members are missing`, { file: its });
+  if (missing > 1) {
+    throw unsupported(
+      its,
+      'two members of a RAID 6 array are missing, and only one is made up for: add one of their disks',
+    );
+  }
   const perLeg = legSize - (legSize % chunk);
   return {
     size: perLeg * dataLegs,
