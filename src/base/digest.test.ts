@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { random } from '../../test/kit/random.ts';
 import { type DigestName, digestOf } from './digest.ts';
+import { koffi } from './native.ts';
 
 const { below } = random(9);
 const noise = Uint8Array.from({ length: 2 ** 20 }, () => below(256));
@@ -18,5 +19,5 @@ test.each<DigestName>(['md5', 'sha256'])('%s, at once and on other threads, many
   for (let i = 0; i < 20; i++) {
     await Promise.all(Array.from({ length: 8 }, (_, k) => one(noise.subarray(k, noise.length - i * 4097))));
   }
-  expect(later).toBeGreaterThan(0);
+  expect(later > 0).toBe(koffi() !== null);
 });

@@ -3,6 +3,7 @@
  * package `koffi` (OpenSSL, EVP_Digest(3)). Without it they are computed at once.
  */
 import { hash } from 'node:crypto';
+import { callAside } from './aside.ts';
 import { koffi } from './native.ts';
 import { Pace } from './pace.ts';
 
@@ -20,14 +21,12 @@ function open(): Aside | null {
       md5: node.func('void *EVP_md5()')(),
       sha256: node.func('void *EVP_sha256()')(),
     };
-    return (name, data) =>
-      new Promise((resolve, reject) => {
-        const into = new Uint8Array(LENGTH[name]);
-        digest.async(data, data.length, into, null, kinds[name], null, (error, ok) => {
-          if (error === null && ok === 1) resolve(into);
-          else reject(error ?? new Error(`${name} cannot be computed`));
-        });
-      });
+    return async (name, data) => {
+      const into = new Uint8Array(LENGTH[name]);
+      const ok = await callAside(told => digest.async(data, data.length, into, null, kinds[name], null, told));
+      if (ok !== 1) throw new Error(`${name} cannot be computed`);
+      return into;
+    };
   } catch {
     // A Node that keeps its library to itself.
     return null;

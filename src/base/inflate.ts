@@ -4,6 +4,7 @@
  * is there, the library inside Node is used with streams that are kept (zlib.h, `z_stream`).
  */
 import { constants, inflate as nodeInflate, inflateRaw as nodeInflateRaw } from 'node:zlib';
+import { callAside } from './aside.ts';
 import { type Koffi, koffi } from './native.ts';
 import { Pace } from './pace.ts';
 
@@ -61,10 +62,7 @@ function open({ load }: Koffi): Zlib {
       view.setUint32(Z_STREAM.availOut, into.length, true);
     },
     run: ({ memory }) => inflate(memory, FINISH),
-    runAside: ({ memory }) =>
-      new Promise((resolve, reject) => {
-        inflate.async(memory, FINISH, (error, code) => (error ? reject(error) : resolve(code)));
-      }),
+    runAside: ({ memory }) => callAside(told => inflate.async(memory, FINISH, told)),
   };
 }
 

@@ -4,6 +4,7 @@
  * that were needed at once on pool threads.
  */
 import { zstdDecompress } from 'node:zlib';
+import { callAside } from './aside.ts';
 import type { Koffi } from './native.ts';
 import { koffi } from './native.ts';
 import { Pace } from './pace.ts';
@@ -74,15 +75,15 @@ function open({ load }: Koffi): Zstd {
     },
     async decompressAside(packed, into) {
       if (lengthOf(packed) !== packed.length) throw new RangeError('bytes follow the compressed data');
-      const context = aside.pop() ?? newDecompressor();
+      let context: unknown = null;
       try {
-        const length = await new Promise<number>((resolve, reject) => {
-          const told = (error: Error | null, got: number): void => (error === null ? resolve(got) : reject(error));
+        const length = await callAside(told => {
+          context = aside.pop() ?? newDecompressor();
           decompress.async(context, into, into.length, packed, packed.length, told);
         });
         return checked(length);
       } finally {
-        aside.push(context);
+        if (context !== null) aside.push(context);
       }
     },
   };
