@@ -27,7 +27,7 @@ import type { Line } from './table.ts';
 import { readTable } from './table-read.ts';
 
 export interface ConsolidateSpec {
-  /** Files of the points of the range, oldest first. The last one is the point that stays: the result takes its name. */
+  /** Files of the points of the range in the order of the chain, base first. The last one is the point that stays: the result takes its name. */
   readonly files: readonly string[];
   readonly signal: AbortSignal;
   /** Objects copied and read back, of twice their number. */
@@ -287,7 +287,7 @@ export async function dropBml(store: WritableStore, name: string): Promise<void>
   }
 }
 
-/** Times of the restore points whose layers a file holds, its own last: those that were consolidated into it. */
+/** Times of the restore points whose layers a file holds, in the order of the chain, its own last: those that were consolidated into it. */
 export async function heldTimes(store: WritableStore, name: string): Promise<readonly Date[]> {
   await using opened = new AsyncDisposableStack();
   const [source] = await openSources(store, [name], opened);

@@ -74,7 +74,7 @@ export const command: Verb = {
           const what =
             step.kind === 'drop'
               ? `${step.point.name} is removed`
-              : `${step.points.at(-1)!.name} holds what it needs of ${step.points.length - 1} older points, which are gone`;
+              : `${step.points.at(-1)!.name} holds what it needs of ${step.points.length - 1} other points, which are gone`;
           context.note(display(`bootmount: ${what}`));
         },
       });

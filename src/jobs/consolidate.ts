@@ -7,7 +7,7 @@ import type { Watch } from './sparse.ts';
 
 /** What a format can do with the files of a chain. Nothing of it needs a key. */
 export interface ChainFormat {
-  /** Files oldest first; the last one then holds all that it needs of the others, which are gone. */
+  /** Files in the order of the chain, base first; the last one then holds all that it needs of the others, which are gone. */
   consolidate(
     store: WritableStore,
     spec: {
@@ -18,7 +18,7 @@ export interface ChainFormat {
   ): Promise<Consolidated>;
   /** Removes the file of a point on which nothing builds. */
   drop(store: WritableStore, file: string): Promise<void>;
-  /** Times of the points whose layers a file holds. */
+  /** Times of the points whose layers a file holds, in the order of the chain. */
   heldTimes(store: WritableStore, file: string): Promise<readonly Date[]>;
 }
 
@@ -49,7 +49,7 @@ export function pointNamed(set: BackupSet, spec: string): RestorePoint | null {
   return found ?? null;
 }
 
-/** From `from` to `to`, oldest first. 'usage' when `to` does not build on `from`. */
+/** From `from` to `to`, base first. 'usage' when `to` does not build on `from`. */
 function lineOf(set: BackupSet, from: RestorePoint, to: RestorePoint): readonly RestorePoint[] {
   const line = [to];
   for (let point = to; point !== from; ) {
@@ -63,7 +63,7 @@ function lineOf(set: BackupSet, from: RestorePoint, to: RestorePoint): readonly 
   return line.reverse();
 }
 
-/** The points of a range, oldest first. All but the last one will be gone; refused by name when something needs one of them. */
+/** The points of a range, base first. All but the last one will be gone; refused by name when something needs one of them. */
 export function planRange(
   set: BackupSet,
   from: RestorePoint,
@@ -91,15 +91,17 @@ function refuseNeeded(set: BackupSet, line: readonly RestorePoint[], clones: rea
 }
 
 /**
- * What a run left that was stopped when the file of `to` held all of the range already: points that are to be removed, oldest
- * first, and `to`. They are removed newest first, so that some may be gone. null: there was no such run.
+ * What a run left that was stopped when the file of `to` held all of the range already: points that are to be removed, base
+ * first, and `to`. They are removed from the tip on, so that some may be gone. null: there was no such run.
  */
 async function leftOf(spec: ConsolidateSpec, to: RestorePoint): Promise<readonly RestorePoint[] | null> {
   const { set, store, format } = spec;
-  const held = new Set((await format.heldTimes(store, to.file)).map(timeName));
+  const held = (await format.heldTimes(store, to.file)).map(timeName);
   const from = pointNamed(set, spec.from)?.name ?? spec.from.slice(spec.from.lastIndexOf('@') + 1);
-  if (from === to.name || !held.has(from)) return null;
-  const left = set.points.filter(({ name }) => name !== to.name && name >= from && held.has(name));
+  if (from === to.name || !held.includes(from)) return null;
+  // In the order of the chain, which a reverse one does not have by its times.
+  const wanted = held.slice(held.indexOf(from)).filter(name => name !== to.name);
+  const left = [...new Set(wanted)].flatMap(name => set.points.find(point => point.name === name) ?? []);
   const line = [...left, to];
   refuseNeeded(set, line, spec.clones);
   return line;

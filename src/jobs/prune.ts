@@ -23,7 +23,7 @@ export interface Decision {
 
 export type Step =
   | { readonly kind: 'drop'; readonly point: RestorePoint }
-  /** Oldest first; the last one stays. */
+  /** In the order of the chain, base first; the last one stays. */
   | { readonly kind: 'merge'; readonly points: readonly RestorePoint[] };
 
 export interface Plan {
@@ -70,6 +70,25 @@ function pinnedBy(point: RestorePoint, clones: readonly ClonePin[]): string | nu
   return point.time === null ? 'has no time' : null;
 }
 
+/** Newest first, but each point after all that build on it: in a reverse chain these are older. */
+function leavesFirst(set: BackupSet): readonly RestorePoint[] {
+  const ordered: RestorePoint[] = [];
+  const seen = new Set<RestorePoint>();
+  for (const point of [...set.points].reverse()) {
+    const way = seen.has(point) ? [] : [point];
+    seen.add(point);
+    for (let at = way.at(-1); at !== undefined; at = way.at(-1)) {
+      const child = childrenOf(set, at).findLast(one => !seen.has(one));
+      if (child === undefined) ordered.push(way.pop()!);
+      else {
+        seen.add(child);
+        way.push(child);
+      }
+    }
+  }
+  return ordered;
+}
+
 export function planPrune(set: BackupSet, rules: KeepRules, clones: readonly ClonePin[]): Plan {
   const kept = byRules(set, rules);
   const decided = new Map<RestorePoint, Decision>();
@@ -78,7 +97,7 @@ export function planPrune(set: BackupSet, rules: KeepRules, clones: readonly Clo
   /** The point that stays and takes over what it needs of one that goes. */
   const heirs = new Map<RestorePoint, RestorePoint>();
   const steps: Step[] = [];
-  for (const point of [...set.points].reverse()) {
+  for (const point of leavesFirst(set)) {
     const above = childrenOf(set, point).filter(child => needed.has(child));
     const branches = above.length > 1 ? `${above.length} points branch off it` : null;
     const why = kept.get(point)?.join(', ') ?? pinnedBy(point, clones) ?? branches;
