@@ -1,5 +1,6 @@
 /** Killed runs: the next one goes on, stores nothing twice, and never encrypts two things alike. */
 import { expect, test } from 'vitest';
+import type { LayerCipher } from '../../src/base/contracts.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { random } from '../../test/kit/random.ts';
 import { failing } from './failing.ts';
@@ -10,13 +11,14 @@ import { createBml } from './write.ts';
 
 const BLOCK = 65_536;
 const BLOCKS = 36;
-const size = BLOCKS * BLOCK - 1000;
+const CUT = 1024;
+const size = BLOCKS * BLOCK - CUT;
 
 const disk = (seed: number): readonly Write[] =>
   Array.from({ length: BLOCKS }, (_, i): Write => {
     // A few blocks differ from run to run, as those of a machine at work do.
     const changed = i % 9 === seed % 9 ? 1000 + seed : 0;
-    return [0, i, pattern(i === BLOCKS - 1 ? BLOCK - 1000 : BLOCK, i + changed)];
+    return [0, i, pattern(i === BLOCKS - 1 ? BLOCK - CUT : BLOCK, i + changed)];
   });
 
 const contents = (writes: readonly Write[]): Buffer => Buffer.concat(writes.map(([, , data]) => data as Uint8Array));
@@ -28,9 +30,10 @@ async function run(
   secret: Uint8Array | null,
   parent: Awaited<ReturnType<typeof openLayer>> | null,
   writes: readonly Write[],
+  cipher: LayerCipher = 'aes-256-gcm',
 ): Promise<number> {
-  const spec = specOf({ size, blockSize: BLOCK, secret, parent });
-  await using writer = await createBml(name, store, spec, { derivations: CHEAP });
+  const spec = specOf({ size, blockSize: BLOCK, secret, parent, cipher });
+  await using writer = await createBml(name, store, spec, { derivations: CHEAP, luksIterations: 1000 });
   for (const [on, block, state] of writes) await writer.write(on, block, state);
   await writer.commit();
   return writer.found ?? 0;
@@ -51,19 +54,23 @@ async function problemsOf(store: MemoryStore, name: string, secret: Uint8Array |
   return found;
 }
 
-test.each([['plain', null] as const, ['encrypted', SECRET] as const])(
+test.each([
+  ['plain', null, undefined] as const,
+  ['encrypted', SECRET, 'aes-256-gcm'] as const,
+  ['of LUKS sectors', SECRET, 'aes-256-xts'] as const,
+])(
   'killed at any operation, the next run completes the layer with what is there now, %s',
-  async (_, secret) => {
+  async (_, secret, cipher) => {
     let finished = false;
     let most = 0;
     for (let stop = 0; !finished; stop++) {
       const store = memoryStore();
-      const killed = await run(failing(store, stop, true).store, 'a.bml', secret, null, disk(stop)).catch(
+      const killed = await run(failing(store, stop, true).store, 'a.bml', secret, null, disk(stop), cipher).catch(
         (error: unknown) => error,
       );
       finished = typeof killed === 'number';
       if (finished) break;
-      const found = await run(store, 'a.bml', secret, null, disk(stop + 1)).catch(error => {
+      const found = await run(store, 'a.bml', secret, null, disk(stop + 1), cipher).catch(error => {
         if ((error as { fault?: string }).fault === 'exists') return -1;
         throw error;
       });
@@ -136,6 +143,8 @@ test('another set, another block size or another secret: nothing of it is used',
     expect(Buffer.compare(await readAll(layerOf(image)), contents(disk(1)))).toBe(0);
     expect(await namesOf(store)).toEqual(['a.bml']);
   }
+  const other = await leave(SECRET);
+  expect(await run(other, 'a.bml', SECRET, null, disk(0), 'aes-256-xts')).toBe(0);
   const store = await leave(null);
   {
     const spec = specOf({ size, blockSize: 4096 });
