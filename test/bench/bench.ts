@@ -9,7 +9,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { measure, misses, prepare } from './jobs.ts';
+import { measure, misses, prepare, warmMemory } from './jobs.ts';
 import { type Peer, peers, type Subject, tool } from './peers.ts';
 import { depthTable, type Figures, machine, type PeerFigures, table } from './report.ts';
 import { makeSubjects, SUBJECTS } from './subjects.ts';
@@ -44,6 +44,7 @@ async function runOnce(
   const { file, stop } = await peer.serve(subject, mnt);
   try {
     if (subject.prepared !== null) prepare(subject.prepared, file);
+    if (subject.jobs.some(({ once }) => once !== null)) warmMemory(folder);
     for (const job of subject.jobs) into.get(job.name)!.push(measure(job, file, ms));
     for (const job of prove ? subject.jobs : []) {
       const missed = misses(job, file);

@@ -75,7 +75,7 @@ export function machine(rounds: number, ms: number): string {
   const lines = [
     `Linux ${os.release()}, ${os.cpus().length} × ${os.cpus()[0]?.model.trim()}, Node ${process.versions.node}`,
     `${version('qemu-img', '--version')}; ${['xmount', 'nbdkit', 'libnbd-bin', 'libvhdi-utils'].map(packaged).join('; ')}; ${version('fio', '--version')}`,
-    `Medians of ${rounds} interleaved rounds of ${ms} ms (first writes: a range once), O_DIRECT, libaio; the backing files are in the page cache. In the last round what is written is also read back and verified. Absolute figures vary between machines; the ratios are the point.`,
+    `Medians of ${rounds} interleaved rounds of ${ms} ms (first writes: a range once, in memory that the machine has in hand), O_DIRECT, libaio; the backing files are in the page cache. In the last round what is written is also read back and verified. Absolute figures vary between machines; the ratios are the point.`,
   ];
   return lines.map(text => `- ${text}`).join('\n');
 }
