@@ -268,14 +268,19 @@ export class LocalFile implements ByteFile {
   }
 
   /**
-   * As `write`, on a pool thread: the caller goes on meanwhile. One at a time: the kernel lets one thread write to a file, and
-   * the others would spin on the processors until it is done.
+   * As `write`, on a pool thread: the caller goes on meanwhile. One at a time through the page cache: the kernel lets one thread
+   * write to a file, and the others would spin on the processors until it is done.
    */
   async writeAside(from: Uint8Array, at: Bytes): Promise<void> {
-    const put = (fd: number): Promise<void> => writeFull(fd, from, at, this.name);
-    const written = this.#aside.then(() => (this.#suits(from, at) ? this.#around(put) : put(this.fd)));
-    this.#aside = written.catch(() => {});
-    await written;
+    if (this.#suits(from, at)) {
+      // Into a hole only one thread writes at a time, and nobody reads meanwhile. What cannot be had is told of by the write.
+      native()!.allocate(this.fd, at, from.length);
+      await this.#around(fd => writeFull(fd, from, at, this.name));
+    } else {
+      const written = this.#aside.then(() => writeFull(this.fd, from, at, this.name));
+      this.#aside = written.catch(() => {});
+      await written;
+    }
     this.#run = { at: 0, end: 0, kind: 'data' };
     this.#size = Math.max(this.#size, at + from.length);
   }

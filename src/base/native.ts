@@ -17,6 +17,7 @@ const ENXIO = 6;
 const EOPNOTSUPP = 95;
 /** `cpu_set_t`, in bytes. */
 const CPU_MASK = 128;
+const KEEP_SIZE = 1;
 const KEEP_SIZE_PUNCH_HOLE = 3;
 
 export interface Native {
@@ -28,6 +29,8 @@ export interface Native {
   makeNode(path: string, mode: number, major: number, minor: number): boolean;
   /** Gives the range's blocks back to the file system; false when it cannot. It reads as zeros then. */
   punch(fd: number, at: Bytes, length: Bytes): boolean;
+  /** Gives the range blocks that read as zeros until they are written; false when it cannot. The file grows no longer. */
+  allocate(fd: number, at: Bytes, length: Bytes): boolean;
   /**
    * Calls `send` with one end of a new socket, for a program that passes a descriptor through it (unix(7), SCM_RIGHTS) and
    * has ended when `send` returns. The descriptor; null: `send` says false, or none came.
@@ -179,6 +182,7 @@ function open(): Native | null {
         return mknod(path, mode, low + Math.floor(minor / 2 ** 20) * 2 ** 32) === 0;
       },
       punch: (fd, at, length) => fallocate(fd, KEEP_SIZE_PUNCH_HOLE, at, length) === 0,
+      allocate: (fd, at, length) => fallocate(fd, KEEP_SIZE, at, length) === 0,
       passDescriptor,
       zlib: openZlib(ffi),
       readNow(fd, into, at) {
