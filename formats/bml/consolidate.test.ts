@@ -8,6 +8,7 @@ import { failing } from './failing.ts';
 import { layerOf, openLayer, pattern, readAll, SECRET, specOf, type Write, writeLayer } from './kit.ts';
 import { headerFits } from './record.ts';
 import { FIRST_RECORD, PAGE, RECORD_HEADER } from './structs.ts';
+import { readTail, type Tail } from './superblock.ts';
 import { createBml } from './write.ts';
 
 const SIZE = 300 * 4096;
@@ -67,6 +68,11 @@ async function verified(store: MemoryStore, name: string, secret: Uint8Array | n
   await using image = await openLayer(store, name, secret);
   await image.verify!({ level: 3, found: p => found.push(p), progress() {}, signal: NEVER });
   return found;
+}
+
+async function tailOf(store: MemoryStore, name: string): Promise<Tail> {
+  await using source = await store.open(name);
+  return await readTail(source);
 }
 
 /** Header and body of each data record, by its disk and block. */
@@ -173,6 +179,21 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('conso
     expect(error).toMatchObject({ fault: 'corrupt', where: { file: '1.bml', at } });
     expect(await namesOf(store)).toEqual(before);
     expect(Buffer.compare(store.bytes('1.bml'), bytes)).toBe(0);
+  });
+
+  test('each byte behind the list of held layers is looked at', async () => {
+    const { store } = await makeChain(secret, 4);
+    await merge(store, ...files(1, 2));
+    const sound = store.bytes('2.bml');
+    const { heldAt, held } = await tailOf(store, '2.bml');
+    const end = heldAt + held * 16 + 4;
+    expect(roundUp(end, 64) - end).toBeGreaterThan(0);
+    for (let at = end; at < roundUp(end, 64); at++) {
+      const bytes = sound.slice();
+      bytes[at]! ^= 1;
+      const found = await verified(memoryStore({ '2.bml': bytes, '0.bml': store.bytes('0.bml') }), '2.bml', secret);
+      expect(found, `flip at ${at}`).toMatchObject([{ fault: 'corrupt', offset: end }]);
+    }
   });
 
   test('a record that went to the wrong place is noticed when it is read back', async () => {

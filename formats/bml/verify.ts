@@ -69,9 +69,20 @@ async function checkFixed(check: Check): Promise<void> {
   for (const at of KEY_AREAS)
     await checkPage(check, at, KEY_AREA_SIZE, 'a copy of the key slots', head.cipher === 'none');
   await checkPage(check, file.size - PAGE, PAGE, 'the trailer', false);
+  await checkHeldPadding(check);
   const pages = Math.ceil(tail.indexEntries / INDEX_PER_PAGE);
   for (let i = 0; i < pages; i++) await checkPage(check, tail.indexAt + i * PAGE, PAGE, 'an index page', false);
   advance(check, FIRST_RECORD);
+}
+
+/** The list of held layers itself was read when the file was opened. */
+async function checkHeldPadding(check: Check): Promise<void> {
+  const { heldAt, held } = check.tail;
+  if (heldAt === 0) return;
+  const at = heldAt + held * 16 + 4;
+  const padding = new Uint8Array(roundUp(at, ALIGN) - at);
+  await check.file.read(padding, at);
+  if (!isZero(padding)) damage(check, 'the padding of the list of held layers is not zero', at);
 }
 
 /** Places that are no records, in file order. */

@@ -10,7 +10,7 @@ import {
   SUPERBLOCKS,
   sealCrc,
 } from '../../formats/bml/structs.ts';
-import { type Files, FULL, type SmallRepository, TIP } from './small-repository.ts';
+import { type Files, FULL, lookAt, type SmallRepository, TIP } from './small-repository.ts';
 
 export interface Damage {
   readonly title: string;
@@ -44,9 +44,16 @@ const flips = (files: Files, name: string, at: number, mask: number): Damage => 
     }),
 });
 
+/** Offsets from the records on to the end, or of what lies in front of them, in both files. */
+const offsets = (files: Files, part: 'front' | 'records'): { readonly name: string; readonly at: number }[] =>
+  NAMES.flatMap(name => {
+    const [from, to] = part === 'front' ? [0, FIRST_RECORD] : [FIRST_RECORD, files[name]!.length];
+    return Array.from({ length: to - from }, (_, i) => ({ name, at: from + i }));
+  });
+
 /** One bit of every byte, another one from byte to byte. */
-const everyByte = (files: Files): Damage[] =>
-  NAMES.flatMap(name => Array.from(files[name]!, (_, at) => flips(files, name, at, 1 << ((at * 5 + 3) % 8))));
+const everyByte = (files: Files, part: 'front' | 'records'): Damage[] =>
+  offsets(files, part).map(({ name, at }) => flips(files, name, at, 1 << ((at * 5 + 3) % 8)));
 
 /** Two other bits, and all at once, of the bytes that mean something: what is not zero, and all of every record. */
 function moreBits(files: Files): Damage[] {
@@ -63,13 +70,11 @@ function moreBits(files: Files): Damage[] {
   return found;
 }
 
-const everyCut = (files: Files): Damage[] =>
-  NAMES.flatMap(name =>
-    Array.from(files[name]!, (_, at) => ({
-      title: `${name} cut at ${at}`,
-      make: () => ({ ...files, [name]: files[name]!.subarray(0, at) }),
-    })),
-  );
+const everyCut = (files: Files, part: 'front' | 'records'): Damage[] =>
+  offsets(files, part).map(({ name, at }) => ({
+    title: `${name} cut at ${at}`,
+    make: () => ({ ...files, [name]: files[name]!.subarray(0, at) }),
+  }));
 
 interface Placed extends RawRecord {
   readonly file: string;
@@ -102,26 +107,47 @@ const pairs = function* <T>(all: readonly T[]): Generator<readonly [T, T]> {
   for (const [i, a] of all.entries()) for (const b of all.slice(i + 1)) yield [a, b];
 };
 
-const swaps = (files: Files): Damage[] =>
-  [...pairs(allRecords(files))].map(([a, b]) => ({
-    title: `${nameOf(a)} and ${nameOf(b)} swapped`,
-    make: () =>
+/** The places from which something is read: without them not every point reads as it should. */
+async function neededPlaces(repository: SmallRepository): Promise<ReadonlySet<string>> {
+  const { files } = repository;
+  const needed = new Set<string>();
+  for (const place of allRecords(files)) {
+    const without = replaced(files, [{ place, bytes: new Uint8Array(place.padded) }]);
+    if ((await lookAt(repository, without, repository.disks)).read !== 'right') needed.add(nameOf(place));
+  }
+  return needed;
+}
+
+/** `inUse`: both places are needed. */
+function swaps(files: Files, needed: ReadonlySet<string>): { readonly inUse: Damage[]; readonly others: Damage[] } {
+  const [inUse, others]: [Damage[], Damage[]] = [[], []];
+  for (const [a, b] of pairs(allRecords(files))) {
+    const make = (): Files =>
       replaced(files, [
         { place: a, bytes: bytesOf(files, b) },
         { place: b, bytes: bytesOf(files, a) },
-      ]),
-  }));
+      ]);
+    const list = needed.has(nameOf(a)) && needed.has(nameOf(b)) ? inUse : others;
+    list.push({ title: `${nameOf(a)} and ${nameOf(b)} swapped`, make });
+  }
+  return { inUse, others };
+}
 
-const copies = (files: Files): Damage[] =>
-  [...pairs(allRecords(files))].flatMap(([a, b]) =>
-    [
+/** `inUse`: the place that gets other bytes is needed. */
+function copies(files: Files, needed: ReadonlySet<string>): { readonly inUse: Damage[]; readonly others: Damage[] } {
+  const [inUse, others]: [Damage[], Damage[]] = [[], []];
+  for (const [a, b] of pairs(allRecords(files))) {
+    for (const [from, to] of [
       [a, b],
       [b, a],
-    ].map(([from, to]) => ({
-      title: `${nameOf(from!)} in the place of ${nameOf(to!)}`,
-      make: () => replaced(files, [{ place: to!, bytes: bytesOf(files, from!) }]),
-    })),
-  );
+    ] as const) {
+      const make = (): Files => replaced(files, [{ place: to, bytes: bytesOf(files, from) }]);
+      const list = needed.has(nameOf(to)) ? inUse : others;
+      list.push({ title: `${nameOf(from)} in the place of ${nameOf(to)}`, make });
+    }
+  }
+  return { inUse, others };
+}
 
 /** The record of block 0 as it was before the writer wrote the block again: sound, and out of date. */
 function olderVersion({ files, older }: SmallRepository): Damage[] {
@@ -220,14 +246,20 @@ function forgedPages(files: Files): Damage[] {
 }
 
 /** `other`: a repository of another set. */
-export function kindsOf(repository: SmallRepository, other: Files): readonly Kind[] {
+export async function kindsOf(repository: SmallRepository, other: Files): Promise<readonly Kind[]> {
   const { files } = repository;
+  const needed = await neededPlaces(repository);
+  const [swapped, copied] = [swaps(files, needed), copies(files, needed)];
   return [
-    { name: 'a bit of every byte', owes: 'all', damages: everyByte(files) },
+    { name: 'a bit of every byte from the records on', owes: 'all', damages: everyByte(files, 'records') },
+    { name: 'a bit of every byte in front of them', owes: 'all', damages: everyByte(files, 'front') },
     { name: 'three more patterns in every byte that is used', owes: 'all', damages: moreBits(files) },
-    { name: 'cut at every byte', owes: 'all', damages: everyCut(files) },
-    { name: 'every two records swapped', owes: 'effect', damages: swaps(files) },
-    { name: 'every record in the place of each other', owes: 'effect', damages: copies(files) },
+    { name: 'cut at every byte from the records on', owes: 'all', damages: everyCut(files, 'records') },
+    { name: 'cut at every byte in front of them', owes: 'all', damages: everyCut(files, 'front') },
+    { name: 'every two records in use swapped', owes: 'all', damages: swapped.inUse },
+    { name: 'other records swapped', owes: 'effect', damages: swapped.others },
+    { name: 'every record in the place of one in use', owes: 'all', damages: copied.inUse },
+    { name: 'every record in the place of another one', owes: 'effect', damages: copied.others },
     { name: 'an older record of a block in its place', owes: 'all', damages: olderVersion(repository) },
     { name: 'whole files', owes: 'effect', damages: wholeFiles(repository, other) },
     { name: 'every byte of records, checksums right', owes: 'none', damages: forgedRecords(files) },
