@@ -14,8 +14,10 @@ export interface Recorded {
 /** Extended attributes by the bytes of their full names as latin1. */
 export type Xattrs = ReadonlyMap<string, Uint8Array>;
 
-/** What nodes out of a backup may have beside. */
+/** What nodes of backups may have beside. */
 export interface Described {
+  /** Its name stands for it as long as this process serves, and mostly for the next one too. */
+  readonly lasting?: boolean;
   /** Absent: there are none. Not asked for names that `mayHave` says are never there. */
   xattrs?(): Promise<Xattrs>;
   mayHave?(name: string): boolean;

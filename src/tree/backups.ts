@@ -86,6 +86,7 @@ function pointFolder(point: RestorePoint, formats: readonly DiskFormat[], share:
   });
   return {
     kind: 'dir',
+    lasting: true,
     mtime,
     mode: 0o555,
     list: async () => [...(await entries())].map(([name, { kind }]) => ({ name, kind })),
@@ -98,8 +99,8 @@ function setFolder(set: BackupSet, formats: readonly DiskFormat[], share: FilesS
   const newest = readable.at(-1);
   if (newest === undefined) return null;
   const nodes = new Map<string, Node>(readable.map(point => [point.name, pointFolder(point, formats, share)]));
-  nodes.set('latest', link(newest.time ?? LONG_AGO, newest.name));
-  return folder(newest.time ?? LONG_AGO, () => nodes);
+  nodes.set('latest', { ...link(newest.time ?? LONG_AGO, newest.name), lasting: true });
+  return { ...folder(newest.time ?? LONG_AGO, () => nodes), lasting: true };
 }
 
 /** `secrets`: for encrypted volumes inside the disks. */
@@ -114,5 +115,5 @@ export function backupsFolder(
     const node = setFolder(set, formats, share);
     if (node !== null) nodes.set(set.name, node);
   }
-  return folder(LONG_AGO, () => nodes);
+  return { ...folder(LONG_AGO, () => nodes), lasting: true };
 }

@@ -193,6 +193,7 @@ export function filesFolder(point: RestorePoint, share: FilesShare, mtime: Date)
   const volumes = once(() => volumeFolders(point, share, mtime));
   return {
     ...folder(mtime, () => new Map()),
+    lasting: true,
     list: async () => Array.from(await volumes(), ([name, { kind }]) => ({ name, kind })),
     child: async name => (await volumes()).get(name) ?? null,
   };

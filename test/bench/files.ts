@@ -1,13 +1,17 @@
 /**
- * `npm run bench:files [-- --folder DIR]`: single files of 1 TiB volumes through the mount, beside ntfs-3g and fuse2fs
- * on the same images. Every figure is the median of several fresh mounts, ours and theirs in turns. Needs root and FUSE.
+ * `npm run bench:files [-- --folder DIR] [--rounds N] [--mib N]`: single files of 1 TiB volumes through the mount, beside
+ * ntfs-3g, fuse2fs and guestmount on the same images. Every figure is the median of several fresh mounts, ours and theirs in
+ * turns; medians and ratios go to test/bench/RESULTS-files.md. Needs root and FUSE; a peer that is not installed is left out.
+ * guestmount needs a kernel it can boot: linux-image-cloud-amd64 is enough.
  */
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { chooseAccelerator } from '../../src/jobs/accelerator.ts';
 import { runCli } from '../e2e/run-cli.ts';
-import { noise, tool } from '../kit/volume-images.ts';
+import { lacking, noise, tool } from '../kit/volume-images.ts';
 import { imageDisk, volumesOf } from '../kit/volume-walk.ts';
 
 const { values } = parseArgs({
@@ -17,6 +21,7 @@ const { values } = parseArgs({
     mib: { type: 'string', default: '1024' },
   },
 });
+const RESULTS = fileURLToPath(new URL('./RESULTS-files.md', import.meta.url));
 const MIB = 2 ** 20;
 const TIB = 2 ** 40;
 const FILES = 10_000;
@@ -29,23 +34,41 @@ const peer = path.join(folder, 'peer');
 interface Subject {
   readonly name: string;
   readonly make: readonly string[];
-  /** How the image is mounted to be filled, and as a peer. */
+  /** How the image is mounted to be filled. */
   readonly fill: readonly string[];
-  readonly peer: readonly string[];
+  readonly peers: readonly Peer[];
 }
+
+interface Peer {
+  readonly name: string;
+  /** What mounts an image at a folder, and what ends it. */
+  mount(image: string, at: string): readonly string[];
+  readonly end: readonly string[];
+}
+
+const guestmount: Peer = {
+  name: 'guestmount',
+  mount: (image, at) => ['guestmount', '-a', image, '-m', '/dev/sda', '--ro', at],
+  end: ['guestunmount'],
+};
+const fuse = (name: string): Peer => ({
+  name,
+  mount: (image, at) => [name, '-o', 'ro', image, at],
+  end: ['umount'],
+});
 
 const subjects: readonly Subject[] = [
   {
     name: 'ntfs',
     make: ['mkntfs', '-F', '-Q', '-q'],
     fill: ['ntfs-3g'],
-    peer: ['ntfs-3g', '-o', 'ro'],
+    peers: [fuse('ntfs-3g'), guestmount],
   },
   {
     name: 'ext4',
     make: ['mke2fs', '-q', '-F', '-t', 'ext4', '-E', 'lazy_itable_init=1', '-N', '200000'],
     fill: ['mount', '-o', 'loop'],
-    peer: ['fuse2fs', '-o', 'ro'],
+    peers: [fuse('fuse2fs'), guestmount],
   },
 ];
 
@@ -112,19 +135,20 @@ function measure(root: string, one: string): Figures {
   };
 }
 
-/** The most that any process of this mount has had in memory, MiB. */
-function memory(): number {
-  let most = 0;
-  for (const pid of fs.readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
-    try {
-      if (!fs.readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('src/files/child')) continue;
-      const peak = /VmHWM:\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
-      most = Math.max(most, Number(peak ?? 0) / 1024);
-    } catch {
-      // It has ended.
-    }
-  }
-  return most;
+/** The most that the worker and the parser of this mount have had in memory, MiB. */
+function memory(worker: number): Memory {
+  const peakOf = (pid: string): number => {
+    const status = fs.readFileSync(`/proc/${pid}/status`, 'latin1');
+    return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024;
+  };
+  const children = fs.readFileSync(`/proc/${worker}/task/${worker}/children`, 'latin1').trim().split(' ');
+  const parser = children.find(pid => fs.readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('src/files/child'));
+  return { worker: peakOf(String(worker)), parser: parser === undefined ? 0 : peakOf(parser) };
+}
+
+async function workerOf(at: string): Promise<number> {
+  const { stdout } = await runCli(['mount', '--status', at]);
+  return Number(/worker (\d+)/.exec(stdout)?.[1]);
 }
 
 const median = (numbers: readonly number[]): number => numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
@@ -140,12 +164,36 @@ async function placeOf(subject: Subject): Promise<number> {
   return first.at;
 }
 
+interface Memory {
+  readonly worker: number;
+  readonly parser: number;
+}
+
 interface Round {
   readonly ours: Figures;
-  readonly theirs: Figures;
+  readonly theirs: ReadonlyMap<string, Figures | null>;
   readonly raw: number;
-  readonly memory: number;
+  readonly memory: Memory;
 }
+
+function measurePeer(subject: Subject, { name, mount, end }: Peer): Figures | null {
+  const command = mount(imageOf(subject), peer);
+  let mounting = 0;
+  try {
+    mounting = ms(() => {
+      tool(command[0]!, command.slice(1));
+      fs.readdirSync(peer);
+    });
+  } catch (error) {
+    process.stderr.write(`${name} does not mount here: ${String(error).split('\n')[1] ?? ''}\n`);
+    return null;
+  }
+  const figures = { ...measure(peer, 'file number 777.txt'), 'first listing of the root, ms': mounting };
+  tool(end[0]!, [...end.slice(1), peer]);
+  return figures;
+}
+
+const there = ({ name }: Peer): boolean => lacking(name) === '';
 
 async function round(subject: Subject): Promise<Round> {
   const { code, stderr } = await runCli(['mount', repo, mnt]);
@@ -164,39 +212,62 @@ async function round(subject: Subject): Promise<Round> {
     const first = 'first listing of the root, ms';
     const ours = { ...figures, [first]: figures[first] + opening };
     const raw = speed(disk, await placeOf(subject));
-    const begin = performance.now();
-    tool(subject.peer[0]!, [...subject.peer.slice(1), imageOf(subject), peer]);
-    fs.readdirSync(peer);
-    const mounting = performance.now() - begin;
-    const theirs = { ...measure(peer, 'file number 777.txt'), [first]: mounting };
-    tool('umount', [peer]);
-    return { ours, theirs, raw, memory: memory() };
+    const used = memory(await workerOf(mnt));
+    const theirs = new Map(subject.peers.filter(there).map(its => [its.name, measurePeer(subject, its)]));
+    return { ours, theirs, raw, memory: used };
   } finally {
     await runCli(['umount', mnt]);
   }
 }
 
+const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`;
+
+function table(subject: Subject, rounds: readonly Round[]): string {
+  const peers = subject.peers.filter(there).map(({ name }) => name);
+  const ratios = peers.map(name => `${name} / bootmount`);
+  let text = line([`${subject.name}, 1 TiB`, 'bootmount', ...peers, ...ratios]);
+  text += `|${'---|'.repeat(2 + 2 * peers.length)}\n`;
+  for (const key of Object.keys(rounds[0]!.ours) as (keyof Figures)[]) {
+    const ours = median(rounds.map(r => r.ours[key]));
+    const theirs = peers.map(name => median(rounds.map(r => r.theirs.get(name)?.[key] ?? Number.NaN)));
+    // Above 1: bootmount is faster.
+    const better = theirs.map(n => (key.endsWith('MB/s') ? ours / n : n / ours).toFixed(2));
+    text += line([key, ours.toFixed(1), ...theirs.map(n => n.toFixed(1)), ...better]);
+  }
+  const raw = median(rounds.map(r => r.raw));
+  const file = median(rounds.map(r => r.ours['reading a file in order, MB/s']));
+  const [worker, parser] = [median(rounds.map(r => r.memory.worker)), median(rounds.map(r => r.memory.parser))];
+  text += `\nThe raw view in order: ${raw.toFixed(0)} MB/s; file / raw view: ${(file / raw).toFixed(2)}. `;
+  return `${text}Peak memory: worker ${worker.toFixed(0)} MiB, parser ${parser.toFixed(0)} MiB.\n`;
+}
+
+// Its machine, too, is emulated where KVM does not work.
+if ((await chooseAccelerator(folder)) !== 'kvm') process.env.LIBGUESTFS_BACKEND_SETTINGS ??= 'force_tcg';
+process.env.LIBGUESTFS_BACKEND ??= 'direct';
+
 try {
   for (const dir of [repo, mnt, peer]) fs.mkdirSync(dir);
+  const tables: string[] = [];
   for (const subject of subjects) {
     prepare(subject);
     const rounds: Round[] = [];
     for (let n = 0; n < Number(values.rounds); n++) rounds.push(await round(subject));
-    process.stdout.write(
-      `\n| ${subject.name}, 1 TiB | bootmount | ${subject.peer[0]} | theirs / ours |\n|---|---|---|---|\n`,
-    );
-    for (const key of Object.keys(rounds[0]!.ours) as (keyof Figures)[]) {
-      const [ours, theirs] = [median(rounds.map(r => r.ours[key])), median(rounds.map(r => r.theirs[key]))];
-      const better = key.endsWith('MB/s') ? ours / theirs : theirs / ours;
-      process.stdout.write(`| ${key} | ${ours.toFixed(1)} | ${theirs.toFixed(1)} | ${better.toFixed(2)} |\n`);
-    }
-    const raw = median(rounds.map(r => r.raw));
-    const file = median(rounds.map(r => r.ours['reading a file in order, MB/s']));
-    process.stdout.write(
-      `| the raw view in order, MB/s | ${raw.toFixed(1)} | | file / raw view ${(file / raw).toFixed(2)} |\n`,
-    );
-    process.stdout.write(`| peak memory of the parser, MiB | ${median(rounds.map(r => r.memory)).toFixed(0)} | | |\n`);
+    tables.push(table(subject, rounds));
+    process.stdout.write(`\n${tables.at(-1)}`);
   }
+  const load = os.loadavg()[2]!.toFixed(1);
+  const processor = `${os.cpus().length} × ${os.cpus()[0]!.model.trim()}`;
+  fs.writeFileSync(
+    RESULTS,
+    `# Results of single files
+
+Made by \`npm run bench:files\` on ${new Date().toISOString().slice(0, 10)}.
+
+- Linux ${os.release()}, ${processor}, Node ${process.versions.node}; load of the last 15 minutes at the end: ${load}
+- Fresh volumes of 1 TiB with a folder of ${FILES} files and a file of ${LARGE} MiB in a raw disk; ${values.rounds} rounds, each on fresh mounts. The first listing counts from the start of the peer, and from the first look into \`files/\` of a mount that is there. Ratios above 1: bootmount is faster.
+
+${tables.join('\n')}`,
+  );
 } finally {
   // The guard of a mountpoint stays after an unmount.
   tool('chattr', ['-f', '-i', mnt]);

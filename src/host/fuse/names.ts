@@ -35,11 +35,13 @@ import {
 import type { Slot } from './slot.ts';
 
 /**
- * Seconds for which the kernel may answer by itself. What is out of a backup never changes. All other names are asked for
+ * Seconds for which the kernel may answer by itself. What is out of a backup never changes. Names of clones are asked for
  * each time, since a clone can be replaced by another one of the same name; a writable file can grow.
  */
 const FOREVER = 3600;
-const nameValid = (node: Node): number => (node.recorded === undefined ? 0 : FOREVER);
+/** What an upgrade may change is known to the kernel soon after: every path into a backup leads through these names. */
+const SHORTLY = 10;
+const nameValid = (node: Node): number => (node.recorded !== undefined ? FOREVER : node.lasting === true ? SHORTLY : 0);
 const attrValid = (node: Node): number => {
   if (node.kind === 'file' && node.writable) return 0;
   return node.recorded === undefined ? 1 : FOREVER;
