@@ -205,7 +205,7 @@ try {
   const about = [
     `Linux ${os.release()}, ${os.cpus().length} × ${os.cpus()[0]?.model.trim()}, Node ${process.versions.node}; load of the last 15 minutes at the end of each round: ${load.map(n => n.toFixed(1)).join(', ')}`,
     `${version('qemu-img', '--version')}; ${version('restic', 'version')}`,
-    `A raw disk of ${values.gib} GiB, half of it holes; 64 KiB blocks, zstd level 3; medians of ${rounds} interleaved rounds. The disk is in the page cache as far as memory goes. Each time includes a sync at the end; bootmount makes durable by itself. restic always encrypts, qemu-img never does. Incremental: 1 % of the blocks changed; found by comparing, since nothing tracks them. Restore: to a raw file; bootmount reads back from the device what it wrote, the others do not, and restic writes zeros in full.`,
+    `A raw disk of ${values.gib} GiB, half of it holes; 64 KiB blocks, zstd level 3; ${rounds === 1 ? 'one round' : `medians of ${rounds} interleaved rounds`}. The disk is in the page cache as far as memory goes. Each time includes a sync at the end; bootmount makes durable by itself. restic always encrypts, qemu-img never does. Incremental: 1 % of the blocks changed; found by comparing, since nothing tracks them. Restore: to a raw file; bootmount reads back from the device what it wrote, the others do not, and restic writes zeros in full.`,
   ];
   fs.writeFileSync(
     RESULTS,
