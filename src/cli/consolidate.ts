@@ -1,6 +1,6 @@
 import { consolidate } from '../jobs/consolidate.ts';
 import { type ChainArgs, chainOptions, openChainSet, refuseKeys } from './chain-set.ts';
-import { display, formatDuration, formatSize } from './text.ts';
+import { display, formatDuration, formatSize, listNames } from './text.ts';
 import type { Bar, Verb } from './verb.ts';
 
 type ConsolidateArgs = ChainArgs & { readonly from: string; readonly to: string; readonly prune: boolean };
@@ -34,7 +34,7 @@ export const command: Verb = {
         signal: context.signal,
         planned(gone, stays) {
           if (gone.length === 0) return;
-          const names = gone.map(point => point.name).join(', ');
+          const names = listNames(gone.map(point => point.name));
           context.note(`bootmount: ${display(name)}@${stays.name} stays; these points go: ${display(names)}`);
         },
         progress(done, total) {

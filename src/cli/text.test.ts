@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { display, displayJson, formatDuration, formatSize, formatTime, parseSize, table } from './text.ts';
+import { display, displayJson, formatDuration, formatSize, formatTime, listNames, parseSize, table } from './text.ts';
 
 /** Everything that a terminal acts on or that reorders or hides text. */
 const HOSTILE = ['\x1b[2J', '\x07', '\r', '\n', '\x7f', '\x9b31m', '\u202e', '\u2066', '\u200b', '\ufeff', '\ud800'];
@@ -45,6 +45,13 @@ describe('text', () => {
   test('times and durations', () => {
     expect(formatTime(new Date('2026-11-02T02:00:00.123Z'))).toBe('2026-11-02 02:00:00Z');
     expect([1234, 250_000, 7_500_000].map(formatDuration)).toEqual(['1.2 s', '4 min 10 s', '2 h 05 min']);
+  });
+
+  test('of many names a few are listed', () => {
+    const names = Array.from({ length: 971 }, (_, n) => `p${n}`);
+    expect(listNames(names.slice(0, 8))).toBe('p0, p1, p2, p3, p4, p5, p6, p7');
+    expect(listNames(names.slice(0, 9))).toBe('p0, p1, p2, 5 more, p8');
+    expect(listNames(names)).toBe('p0, p1, p2, 967 more, p970');
   });
 
   test('tables line up, and a cell stays on its line', () => {

@@ -58,6 +58,12 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, '0')} min`;
 }
 
+/** Names in one line: all of a few; of many the first three, how many are left out, and the last one. */
+export function listNames(names: readonly string[]): string {
+  if (names.length <= 8) return names.join(', ');
+  return `${names.slice(0, 3).join(', ')}, ${names.length - 4} more, ${names.at(-1)!}`;
+}
+
 export interface Column {
   readonly title: string;
   readonly right?: boolean;
