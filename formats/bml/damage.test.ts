@@ -137,6 +137,13 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     expect((await problemsOf(files, CHILD, secret, 1)).warnings).toHaveLength(1);
   });
 
+  test('a file cut right behind its commit, whose last page is sound, is damaged', async () => {
+    const files = damaged(CHILD, bytes => bytes.slice(0, bytes.length - PAGE));
+    expect(await readChild(repo, files, secret)).toBe('same');
+    const { found } = await problemsOf(files, CHILD, null, 1);
+    expect(found).toMatchObject([{ fault: 'corrupt', message: expect.stringContaining('sound trailer') }]);
+  });
+
   test('swapped records of two blocks are refused', async () => {
     const records = dataRecords(repo.files[FULL]!);
     expect(records.length).toBe(3);
