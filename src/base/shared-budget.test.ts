@@ -51,3 +51,12 @@ test('each keeps its own bound too', async () => {
   for (let at = 0; at < content.length; at += PAGE) await one.load(at, PAGE);
   expect([residentIn([one]), together.held]).toEqual([16 * PAGE, 16 * PAGE]);
 });
+
+test('small pages count with what describes them', async () => {
+  const together = new SharedBudget(100 * 1024);
+  const all = await holders(1000, together);
+  for (const one of all) await one.load(0, 32);
+  expect(all.filter(one => one.resident(0) !== null)).toHaveLength(100);
+  for (const one of all.slice(0, 16)) for (let at = 0; at < 20; at++) await one.load(at * PAGE, 32);
+  expect(together.held).toBe(100 * 1024);
+});

@@ -2,9 +2,13 @@
 import type { Bytes } from './contracts.ts';
 
 export interface Holder {
-  /** Gives up what it used least recently; how much that was, 0 when there is nothing. */
+  /** Gives up the page that it used least recently; how much that was, 0 when there is nothing. */
   dropOldest(): Bytes;
 }
+
+/** A page counts so much at least: what describes it takes memory, too. */
+const LEAST: Bytes = 1024;
+const weightOf = (bytes: Bytes): Bytes => (bytes === 0 ? 0 : Math.max(bytes, LEAST));
 
 interface Member {
   readonly holder: Holder;
@@ -30,13 +34,17 @@ export class SharedBudget {
     return this.#held;
   }
 
-  /** Returns what the holder has to call with what it took, or as a negative number what it gave up by itself. */
+  /**
+   * Returns what the holder has to call with the length of each page that it took, or as a negative number of one that it gave up
+   * by itself.
+   */
   join(holder: Holder): (bytes: Bytes) => void {
     const id = this.#next++;
     const member = { holder, held: 0 };
     return bytes => {
-      member.held += bytes;
-      this.#held += bytes;
+      const weight = Math.sign(bytes) * weightOf(Math.abs(bytes));
+      member.held += weight;
+      this.#held += weight;
       if (bytes < 0) return;
       this.#members.delete(id);
       this.#members.set(id, member);
@@ -47,7 +55,7 @@ export class SharedBudget {
   #shed(): void {
     for (const [id, member] of this.#members) {
       while (this.#held > this.#limit) {
-        const given = member.holder.dropOldest();
+        const given = weightOf(member.holder.dropOldest());
         if (given === 0) break;
         member.held -= given;
         this.#held -= given;
