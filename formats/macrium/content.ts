@@ -2,7 +2,7 @@
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { digestOf } from '../../src/base/digest.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { Trays } from '../../src/base/trays.ts';
+import { Rooms } from '../../src/base/rooms.ts';
 import { unzstdInto } from '../../src/base/zstd.ts';
 import { FRAME_HEADER, frameContentSize } from './codec.ts';
 import type { Files, Member } from './files.ts';
@@ -52,7 +52,7 @@ function decrypted(key: Key | null, stored: Uint8Array, place: Place, fail: (why
   return key.decrypt(stored, place);
 }
 
-export const trays = new Trays();
+export const ROOMS = new Rooms(16 * 2 ** 20);
 
 /**
  * Puts the content of one block at the start of `into`, which has the most that it may be; gives its length. Its MD5 holds.
@@ -65,7 +65,7 @@ export async function readBlock(origin: Origin, element: Element, place: Place, 
   const { source, compressed, key } = storedIn(origin, element, what, limit);
   const fail = (why: string, cause?: unknown): ImageError =>
     new ImageError('corrupt', `${what} ${why}`, { file: source.name, at: element.fileAt }, { cause });
-  const length = await trays.lend(element.length, async stored => {
+  const length = await ROOMS.lend(element.length, async stored => {
     await source.read(stored, element.fileAt);
     const packed = decrypted(key, stored, place, fail);
     if (compressed) {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { ByteSource, Bytes, Problem, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
-import { type Origin, readBlock, trays } from './content.ts';
+import { type Origin, ROOMS, readBlock } from './content.ts';
 import type { Description, DiskDescription, PartitionDescription } from './description.ts';
 import type { DiskMetadata } from './disk.ts';
 import type { Member } from './files.ts';
@@ -116,7 +116,7 @@ async function checkStored(
   check.bytes += length;
   advance(check, length);
   const place = { disk: disk.number, partition: partition.number, block };
-  await trays.lend(limit, into => readBlock(check.origin, element, place, into));
+  await ROOMS.lend(limit, into => readBlock(check.origin, element, place, into));
 }
 
 async function checkIndexes(check: Check, description: Description): Promise<void> {

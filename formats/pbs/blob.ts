@@ -2,9 +2,9 @@
 import { crc32 } from 'node:zlib';
 import type { Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { Trays } from '../../src/base/trays.ts';
 import { unzstdInto } from '../../src/base/zstd.ts';
 import type { BackupKey } from './keys.ts';
+import { ROOMS } from './rooms.ts';
 import { type BlobKind, blobKind, PlainBlob, SealedBlob } from './structs.ts';
 
 const TAG = 16;
@@ -15,8 +15,6 @@ export interface Blob {
   /** The file, and room for the tag behind it. */
   readonly raw: Uint8Array<ArrayBuffer>;
 }
-
-const trays = new Trays();
 
 /**
  * Reads the file of a blob whose content is at most `most` bytes long; a longer one is 'corrupt'. `use` has the blob until it
@@ -34,7 +32,7 @@ export async function lentBlob<T>(
   if (length > most + SealedBlob.size) {
     throw new ImageError('corrupt', `${length} bytes are too many for a blob of ${most}`, { file: name });
   }
-  return await trays.lend(length + TAG, async raw => {
+  return await ROOMS.lend(length + TAG, async raw => {
     await source.read(raw.subarray(0, length), 0);
     return use({ name, length, raw });
   });
@@ -112,5 +110,5 @@ export async function blobContent(
   most: Bytes,
   checkCrc: boolean,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  return trays.lend(most, async into => into.slice(0, await blobInto(blob, key, into, checkCrc)));
+  return ROOMS.lend(most, async into => into.slice(0, await blobInto(blob, key, into, checkCrc)));
 }

@@ -3,7 +3,7 @@ import { createHash, pbkdf2, pbkdf2Sync, scrypt } from 'node:crypto';
 import { promisify } from 'node:util';
 import type { Bytes, Keyring } from '../../src/base/contracts.ts';
 import { digestOf as blockDigest } from '../../src/base/digest.ts';
-import { Trays } from '../../src/base/trays.ts';
+import { ROOMS } from './rooms.ts';
 import { DIGEST, hex } from './structs.ts';
 
 const { subtle } = crypto;
@@ -36,12 +36,10 @@ export interface Keys {
   readonly waiting: boolean;
 }
 
-const trays = new Trays();
-
 /** SHA-256 of `data` and what follows it, off the calling thread where that takes long. */
 export async function digestOf(data: Uint8Array, key: BackupKey | null): Promise<Uint8Array> {
   if (key === null) return blockDigest('sha256', data);
-  return trays.lend(data.length + key.idKey.length, async both => {
+  return ROOMS.lend(data.length + key.idKey.length, async both => {
     both.set(data);
     both.set(key.idKey, data.length);
     return blockDigest('sha256', both);

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import type { Bytes, Store, Verified, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { Trays } from '../../src/base/trays.ts';
 import { crcHolds, kindOf, readBlob } from './blob.ts';
 import { type ChunkShelf, readChunk } from './chunk.ts';
 import { DigestSet } from './digest-set.ts';
@@ -10,6 +9,7 @@ import type { SnapshotDisk } from './disks.ts';
 import type { ChunkPlace, IndexLayer } from './layer.ts';
 import type { Manifest, ManifestFile } from './manifest.ts';
 import { chunkFile } from './place.ts';
+import { ROOMS } from './rooms.ts';
 import { DIGEST, hex, INDEX_HEADER, PlainBlob, SealedBlob } from './structs.ts';
 
 const BLOB_MOST = 128 * 2 ** 20;
@@ -23,8 +23,6 @@ export interface VerifyParts {
   readonly manifest: Manifest;
   readonly disks: readonly SnapshotDisk[];
 }
-
-const trays = new Trays();
 
 interface Walk extends VerifyParts {
   readonly run: VerifyRun;
@@ -114,7 +112,7 @@ async function checkChunk(walk: Walk, { name, shelf }: SnapshotDisk, place: Chun
   try {
     if (walk.run.level < 3) await checkPresence(shelf, place);
     else {
-      await trays.lend(place.length, into => readChunk(shelf, place.digest, into, true));
+      await ROOMS.lend(place.length, into => readChunk(shelf, place.digest, into, true));
       walk.bytes += place.length;
     }
   } catch (error) {
