@@ -5,6 +5,7 @@ import { nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
 import { fileContent } from './data.ts';
 import type { Ntfs, WholeAttribute } from './filesystem.ts';
+import { eachNode, entriesOf, indexRoot } from './index-nodes.ts';
 import { nodeWith } from './lookup.ts';
 import { FLAG_DIR, FLAG_IN_USE, fixedUp, type Record, referenceAt, TYPE } from './records.ts';
 import { isLink, linkTarget, type Reparse, readReparse } from './reparse.ts';
@@ -18,7 +19,8 @@ const ATTRIBUTE_READ_ONLY = 0x1;
 const ATTRIBUTE_SYSTEM = 0x4;
 const ATTRIBUTE_REPARSE = 0x400;
 const NAME_IS_DIR = 0x1000_0000;
-const LAST_ENTRY = 2;
+/** The index of a folder. */
+const NAMES = '$I30';
 const LARGEST_INDEX = 2 ** 31;
 const LARGEST_BITMAP = 4_194_304;
 
@@ -113,25 +115,17 @@ export async function rootOf(ntfs: Ntfs): Promise<VolumeDir> {
 
 /** Entries of one node of the index; its children are read as blocks, in any order. `bytes` starts at the node's header. */
 function entriesIn(ntfs: Ntfs, folder: number, bytes: Buffer, out: Map<string, VolumeEntry>): void {
-  const end = bytes.readUInt32LE(4);
-  ntfs.source.check(end <= bytes.length, `an index node of folder ${folder} is too long`);
-  for (let at = bytes.readUInt32LE(0); at + 16 <= end; ) {
-    const length = bytes.readUInt16LE(at + 8);
+  for (const { at } of entriesOf(ntfs, bytes, `folder ${folder}`)) {
     const keyLength = bytes.readUInt16LE(at + 10);
-    const flags = bytes.readUInt16LE(at + 12);
-    ntfs.source.check(length >= 16 && at + length <= end, `an index entry of folder ${folder} is damaged`);
-    if ((flags & LAST_ENTRY) !== 0) break;
-    if (keyLength >= 66) {
-      const key = bytes.subarray(at + 16, at + 16 + keyLength);
-      const number = referenceAt(bytes, at);
-      const nameLength = key[64]! * 2;
-      ntfs.source.check(66 + nameLength <= keyLength, `a name in folder ${folder} is longer than its entry`);
-      if (key[65] !== NAMESPACE_DOS && (number >= FIRST_USER_RECORD || folder !== ROOT)) {
-        const name = key.toString('utf16le', 66, 66 + nameLength);
-        out.set(name, new NumberedEntry(name, kindOf(key), ntfs, number, nodeOf));
-      }
+    if (keyLength < 66) continue;
+    const key = bytes.subarray(at + 16, at + 16 + keyLength);
+    const number = referenceAt(bytes, at);
+    const nameLength = key[64]! * 2;
+    ntfs.source.check(66 + nameLength <= keyLength, `a name in folder ${folder} is longer than its entry`);
+    if (key[65] !== NAMESPACE_DOS && (number >= FIRST_USER_RECORD || folder !== ROOT)) {
+      const name = key.toString('utf16le', 66, 66 + nameLength);
+      out.set(name, new NumberedEntry(name, kindOf(key), ntfs, number, nodeOf));
     }
-    at += length;
   }
 }
 
@@ -141,40 +135,18 @@ function kindOf(key: Buffer): EntryKind {
   return (flags & NAME_IS_DIR) !== 0 ? 'dir' : 'file';
 }
 
-/** The root of a folder's index, and how long its blocks are. */
-async function indexRoot(ntfs: Ntfs, record: Record): Promise<{ readonly root: Buffer; readonly blockSize: number }> {
-  const { source } = ntfs;
-  const found = (await ntfs.attribute(record, TYPE.indexRoot, '$I30'))?.resident;
-  const root = source.need(found, `folder ${record.number} has no index`);
-  const blockSize = root.readUInt32LE(8);
-  source.check(blockSize >= 512 && blockSize <= 65_536, `index blocks of ${blockSize} bytes`);
-  return { root: root.subarray(16), blockSize };
-}
-
 async function list(ntfs: Ntfs, record: Record): Promise<readonly VolumeEntry[]> {
-  const { source } = ntfs;
   const out = new Map<string, VolumeEntry>();
-  const { root, blockSize } = await indexRoot(ntfs, record);
-  entriesIn(ntfs, record.number, root, out);
-  const allocation = await ntfs.attribute(record, TYPE.indexAllocation, '$I30');
-  if (allocation === null) return [...out.values()];
-  source.check(allocation.size <= Math.min(LARGEST_INDEX, source.size), `an index of ${allocation.size} bytes`);
-  const bitmap = await ntfs.attribute(record, TYPE.bitmap, '$I30');
-  const used = await ntfs.value(source.need(bitmap, 'an index has no bitmap'), LARGEST_BITMAP);
-  const blocks = ntfs.content(allocation);
-  const block = Buffer.allocUnsafe(blockSize);
-  for (let i = 0; (i + 1) * blockSize <= allocation.size; i++) {
-    if (((used[Math.floor(i / 8)] ?? 0) & (1 << (i % 8))) === 0) continue;
-    await blocks.read(block, i * blockSize);
-    entriesIn(ntfs, record.number, fixedUp(source, block, 'INDX').subarray(24), out);
-  }
+  const bounds = { largest: LARGEST_INDEX, largestBitmap: LARGEST_BITMAP };
+  const index = { record, name: NAMES, what: `folder ${record.number}`, ...bounds };
+  await eachNode(ntfs, index, bytes => entriesIn(ntfs, record.number, bytes, out));
   return [...out.values()];
 }
 
 async function lookup(ntfs: Ntfs, record: Record, name: string): Promise<VolumeNode | null> {
   const { source, clusterSize } = ntfs;
-  const { root, blockSize } = await indexRoot(ntfs, record);
-  const allocation = await ntfs.attribute(record, TYPE.indexAllocation, '$I30');
+  const { root, blockSize } = await indexRoot(ntfs, record, NAMES, `folder ${record.number}`);
+  const allocation = await ntfs.attribute(record, TYPE.indexAllocation, NAMES);
   const blocks = allocation === null ? null : ntfs.content(allocation);
   // Blocks are counted in clusters, or in sectors where a cluster is longer than a block.
   const unit = clusterSize <= blockSize ? clusterSize : 512;

@@ -6,16 +6,19 @@ import { wholeOf } from '../content.ts';
 import type { Xattrs } from '../contracts.ts';
 import { XattrList } from '../xattrs.ts';
 import type { Ntfs } from './filesystem.ts';
-import { FLAG_DIR, fixedUp, type Record, TYPE } from './records.ts';
+import { eachNode, entriesOf } from './index-nodes.ts';
+import { FLAG_DIR, type Record, TYPE } from './records.ts';
 
 const SECURE = 9;
 const INDEX = '$SII';
+/** In messages. */
+const WHAT = '$Secure';
 const STREAM = '$SDS';
-const LAST_ENTRY = 2;
 /** Where an entry of the index says how long the descriptor is and where it begins. */
 const VALUE = { id: 4, offset: 8, size: 16, length: 20 } as const;
 const ENTRY_HEADER = 20;
 const LARGEST_INDEX = 67_108_864;
+const LARGEST_BITMAP = 65_536;
 const LONGEST_DESCRIPTOR = 65_536;
 const LONGEST_REPARSE = 16_384;
 const SECURITY_ID_AT = 52;
@@ -27,47 +30,20 @@ interface Place {
 }
 
 function placesIn(ntfs: Ntfs, bytes: Buffer, out: Map<number, Place>): void {
-  const end = bytes.readUInt32LE(4);
-  ntfs.source.check(end <= bytes.length, 'the index of security descriptors is damaged');
-  for (let at = bytes.readUInt32LE(0); at + 16 <= end; ) {
-    const length = bytes.readUInt16LE(at + 8);
-    ntfs.source.check(length >= 16 && at + length <= end, 'an entry of the index of security descriptors is damaged');
-    if ((bytes.readUInt16LE(at + 12) & LAST_ENTRY) !== 0) break;
+  for (const { at, length } of entriesOf(ntfs, bytes, WHAT)) {
     const value = at + bytes.readUInt16LE(at);
-    if (value + VALUE.length <= at + length) {
-      const offset = Number(bytes.readBigUInt64LE(value + VALUE.offset));
-      out.set(bytes.readUInt32LE(value + VALUE.id), { offset, size: bytes.readUInt32LE(value + VALUE.size) });
-    }
-    at += length;
+    if (value + VALUE.length > at + length) continue;
+    const offset = Number(bytes.readBigUInt64LE(value + VALUE.offset));
+    out.set(bytes.readUInt32LE(value + VALUE.id), { offset, size: bytes.readUInt32LE(value + VALUE.size) });
   }
 }
 
 /** Where the descriptor of each security id lies. */
 async function readPlaces(ntfs: Ntfs): Promise<ReadonlyMap<number, Place>> {
-  const { source } = ntfs;
-  const secure = await ntfs.record(SECURE);
   const out = new Map<number, Place>();
-  const root = source.need(
-    (await ntfs.attribute(secure, TYPE.indexRoot, INDEX))?.resident,
-    'there is no index of $Secure',
-  );
-  placesIn(ntfs, root.subarray(16), out);
-  const allocation = await ntfs.attribute(secure, TYPE.indexAllocation, INDEX);
-  if (allocation === null) return out;
-  const blockSize = root.readUInt32LE(8);
-  source.check(blockSize >= 512 && blockSize <= 65_536, `index blocks of ${blockSize} bytes`);
-  source.check(allocation.size <= Math.min(LARGEST_INDEX, source.size), `an index of ${allocation.size} bytes`);
-  const used = await ntfs.value(
-    source.need(await ntfs.attribute(secure, TYPE.bitmap, INDEX), 'an index has no bitmap'),
-    65_536,
-  );
-  const blocks = ntfs.content(allocation);
-  const block = Buffer.allocUnsafe(blockSize);
-  for (let i = 0; (i + 1) * blockSize <= allocation.size; i++) {
-    if (((used[Math.floor(i / 8)] ?? 0) & (1 << (i % 8))) === 0) continue;
-    await blocks.read(block, i * blockSize);
-    placesIn(ntfs, fixedUp(source, block, 'INDX').subarray(24), out);
-  }
+  const bounds = { largest: LARGEST_INDEX, largestBitmap: LARGEST_BITMAP };
+  const index = { record: await ntfs.record(SECURE), name: INDEX, what: WHAT, ...bounds };
+  await eachNode(ntfs, index, bytes => placesIn(ntfs, bytes, out));
   return out;
 }
 
