@@ -6,6 +6,7 @@
 import fs from 'node:fs';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { TYPE_BITS, TYPE_MASK } from '../base/file-types.ts';
 import { native } from '../base/native.ts';
 import {
   BATCH,
@@ -171,7 +172,6 @@ async function copyStreams(
   }
 }
 
-const TYPE_BITS = { fifo: 0o010000, char: 0o020000, block: 0o060000, socket: 0o140000 } as const;
 const CALLED = { fifo: 'a pipe', char: 'a character device', block: 'a block device', socket: 'a socket' } as const;
 
 function makeDevice(node: PointOther, { folder, name, path }: Target, spec: CopySpec, done: Copied): void {
@@ -185,7 +185,7 @@ function makeDevice(node: PointOther, { folder, name, path }: Target, spec: Copy
   const file = inside(folder, name);
   const there = fs.lstatSync(file, { throwIfNoEntry: false });
   if (there !== undefined) {
-    if ((there.mode & 0o170000) !== TYPE_BITS[type]) throw new ImageError('exists', 'is there already and is another');
+    if ((there.mode & TYPE_MASK) !== TYPE_BITS[type]) throw new ImageError('exists', 'is there already and is another');
     done.kept++;
     return;
   }

@@ -8,9 +8,10 @@
  */
 import type { DirNode, FileNode, Host, Mounted, MountOptions, Node, OpenFile } from '../base/contracts.ts';
 import { errnoOf, ImageError } from '../base/errors.ts';
+import { TYPE_BITS } from '../base/file-types.ts';
 import { mountArgument, mountpoint, mountsOf, sourceName, unmount } from './fuse/mount.ts';
 import { resize } from './fuse/names.ts';
-import { ERRNO, O, PAGE, TYPE_BITS } from './fuse/protocol.ts';
+import { ERRNO, O, PAGE } from './fuse/protocol.ts';
 
 /** The part of the package's interface that is used (its README, version 2.2.6). */
 interface FuseInstance {

@@ -1,6 +1,7 @@
 /** Operations on names and attributes. None of them changes the tree: that goes through the command line. */
 import { isUtf8 } from 'node:buffer';
 import type { DirNode, Done, FileNode, Node, OpenFile } from '../../base/contracts.ts';
+import { TYPE_BITS } from '../../base/file-types.ts';
 import { type Entry, inodeOf } from './nodes.ts';
 import {
   ATTR_OUT,
@@ -18,7 +19,6 @@ import {
   putU64,
   REQUEST_HEADER,
   SET,
-  TYPE_BITS,
 } from './protocol.ts';
 import {
   type Answer,

@@ -118,15 +118,6 @@ export const IN = { LENGTH: 0, OPCODE: 1, UNIQUE: 2, NODE: 4, PID: 8, BODY: 10 }
 export const RESENT_BIT = 0x8000_0000;
 export const NOTIFY_RESEND = 7;
 
-export const TYPE_BITS = {
-  fifo: 0o010000,
-  char: 0o020000,
-  dir: 0o040000,
-  block: 0o060000,
-  file: 0o100000,
-  link: 0o120000,
-  socket: 0o140000,
-} as const;
 /** `d_type` of a directory entry. */
 export const ENTRY_TYPE = { unknown: 0, fifo: 1, char: 2, dir: 4, block: 6, file: 8, link: 10, socket: 12 } as const;
 

@@ -15,6 +15,7 @@ import type {
   VolumeNode,
   VolumeReader,
 } from '../contracts.ts';
+import { deviceType } from '../devices.ts';
 import { NumberedEntry } from '../entries.ts';
 import { fieldText, nameBytes, nameOf } from '../names.ts';
 import { dateOf, u64 } from '../source.ts';
@@ -28,16 +29,10 @@ const ROOT_INODE = 256;
 const LONGEST_LINK = 4096;
 const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
 const TYPE_MASK = 0xf000;
-const DEVICES: Readonly<Record<number, Device['type']>> = {
-  4096: 'fifo',
-  8192: 'char',
-  24576: 'block',
-  49152: 'socket',
-};
 
 /** What Linux keeps a device's numbers in: 12 bits and 20. */
 function deviceOf(mode: number, data: Buffer): { device?: Device } {
-  const type = DEVICES[mode & TYPE_MASK];
+  const type = deviceType(mode);
   const numbers = data.readUInt32LE(56);
   return type === undefined ? {} : { device: { type, major: numbers >>> 20, minor: numbers & 0xf_ffff } };
 }

@@ -1,6 +1,7 @@
 /** Files, folders and links of an ext file system. */
 import { bytesContent, runsContent, wholeOf } from '../content.ts';
 import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import { deviceType } from '../devices.ts';
 import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import { dateOf } from '../source.ts';
@@ -44,16 +45,9 @@ function attributesOf(ext: Ext, inode: ExtInode): Attributes {
   };
 }
 
-const DEVICES: Readonly<Record<number, Device['type']>> = {
-  4096: 'fifo',
-  8192: 'char',
-  24576: 'block',
-  49152: 'socket',
-};
-
 /** Numbers of a device stand in place of the block map: in its first word in the old form, in its second in the new one. */
 function deviceOf({ raw, type }: ExtInode): { device?: Device } {
-  const its = DEVICES[type];
+  const its = deviceType(type);
   if (its === undefined) return {};
   if (its === 'fifo' || its === 'socket') return { device: { type: its, major: 0, minor: 0 } };
   const [old, now] = [raw.readUInt32LE(MAP_AT), raw.readUInt32LE(MAP_AT + 4)];

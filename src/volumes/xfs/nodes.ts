@@ -1,6 +1,7 @@
 /** Files, folders and links of an XFS file system. */
 import { runsContent } from '../content.ts';
 import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
+import { deviceType } from '../devices.ts';
 import { NumberedEntry } from '../entries.ts';
 import { nameBytes, nameOf } from '../names.ts';
 import type { Runs } from '../runs.ts';
@@ -37,16 +38,9 @@ function mtimeOf({ raw, flags2 }: XfsInode): Date {
   return dateOf(raw.readInt32BE(40) * 1000 + Math.floor(raw.readUInt32BE(44) / 1e6));
 }
 
-const DEVICES: Readonly<Record<number, Device['type']>> = {
-  4096: 'fifo',
-  8192: 'char',
-  24576: 'block',
-  49152: 'socket',
-};
-
 /** The numbers of a device stand where the map would: 14 bits and 18. */
 function deviceOf({ mode, fork }: XfsInode): { device?: Device } {
-  const type = DEVICES[mode & TYPE_MASK];
+  const type = deviceType(mode);
   if (type === undefined) return {};
   const numbers = type === 'fifo' || type === 'socket' ? 0 : fork.readUInt32BE(0);
   return { device: { type, major: (numbers >>> 18) & 0x3fff, minor: numbers & 0x3_ffff } };
