@@ -1,16 +1,11 @@
-import type { ByteSource, Bytes, Done } from './contracts.ts';
+import type { ByteSource, Done } from './contracts.ts';
 import { inParts } from './done.ts';
 import { ImageError } from './errors.ts';
-import { lastAtOrBefore } from './range.ts';
+import { inRow, lastAtOrBefore } from './range.ts';
 
 /** Several sources, none of them empty, one after another, as one that closes them. */
 export function joinedSource(name: string, parts: readonly ByteSource[]): ByteSource {
-  const starts: Bytes[] = [];
-  let size = 0;
-  for (const part of parts) {
-    starts.push(size);
-    size += part.size;
-  }
+  const { starts, size } = inRow(parts.map(part => part.size));
   return {
     name,
     size,

@@ -1,6 +1,6 @@
 /** Building a virtual file from pieces one after another; disk formats are made of these. */
 import type { Bytes, Done, Piece, VirtualFile } from './contracts.ts';
-import { lastAtOrBefore } from './range.ts';
+import { inRow, lastAtOrBefore } from './range.ts';
 
 export const diskPiece = (length: Bytes, at: Bytes = 0): Piece => ({ kind: 'disk', length, at });
 export const zeroPiece = (length: Bytes): Piece => ({ kind: 'zero', length });
@@ -43,12 +43,7 @@ export const table = (
 /** Pieces in file order; empty ones are left out. */
 export function virtualFile(suffix: string, pieces: readonly Piece[]): VirtualFile {
   const kept = pieces.filter(piece => piece.length > 0);
-  const starts: number[] = [];
-  let size = 0;
-  for (const piece of kept) {
-    starts.push(size);
-    size += piece.length;
-  }
+  const { starts, size } = inRow(kept.map(piece => piece.length));
   return {
     suffix,
     size,

@@ -17,6 +17,17 @@ export function lastAtOrBefore(starts: ArrayLike<number>, at: number): number {
   return low;
 }
 
+/** Where each of several things begins that lie one after another, and the length of all. */
+export function inRow(lengths: readonly number[]): { readonly starts: readonly number[]; readonly size: number } {
+  const starts: number[] = [];
+  let size = 0;
+  for (const length of lengths) {
+    starts.push(size);
+    size += length;
+  }
+  return { starts, size };
+}
+
 const ZEROS = new Uint8Array(65536);
 
 export function isZero(data: Uint8Array): boolean {

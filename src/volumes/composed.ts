@@ -2,6 +2,7 @@
 import type { Bytes, Disk, Done } from '../base/contracts.ts';
 import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
+import { inRow, lastAtOrBefore } from '../base/range.ts';
 import type { Place, Stretch } from './stretch.ts';
 
 /** A place in a stretch, counted from its start. */
@@ -114,24 +115,13 @@ export function composedStretch(spec: ComposedSpec): Stretch {
 
 /** Mappings one after the other. */
 export function joinedMapping(parts: readonly Mapping[]): Mapping {
-  const starts: Bytes[] = [];
-  let size = 0;
-  for (const part of parts) {
-    starts.push(size);
-    size += part.size;
-  }
+  const { starts, size } = inRow(parts.map(part => part.size));
   return {
     size,
     at(at, limit) {
-      let low = 0;
-      let high = parts.length - 1;
-      while (low < high) {
-        const middle = low + Math.ceil((high - low) / 2);
-        if (starts[middle]! <= at) low = middle;
-        else high = middle - 1;
-      }
-      const within = at - starts[low]!;
-      return parts[low]!.at(within, Math.min(limit, parts[low]!.size - within));
+      const i = lastAtOrBefore(starts, at);
+      const within = at - starts[i]!;
+      return parts[i]!.at(within, Math.min(limit, parts[i]!.size - within));
     },
   };
 }
