@@ -9,7 +9,7 @@ import { openSafely } from './safe.ts';
 import { MetadataCache, volumeSource } from './source.ts';
 import type { FoundVolume } from './volumes.ts';
 
-const SWAP = /^(SWAP-SPACE|SWAPSPACE2|S1SUSPEND|S2SUSPEND|ULSUSPEND|LINHIB0001)/;
+const SWAP = /^(SWAP-SPACE|SWAPSPACE2)/;
 const SUSPENDED = /^(S1SUSPEND|S2SUSPEND|ULSUSPEND|LINHIB0001)/;
 /** The end of the first page, for the sizes of a page that Linux has. */
 const SWAP_AT: readonly Bytes[] = [4086, 8182, 16_374, 65_526];
@@ -49,20 +49,18 @@ async function isZfs(place: Place): Promise<boolean> {
   return false;
 }
 
-/** Whether a system sleeps there that has file systems open, in a state that is not on their volumes. */
-export async function isSuspended(place: Place): Promise<boolean> {
-  for (const at of SWAP_AT) {
-    const sign = await bytesAt(place, at, 10);
-    if (sign !== null && SUSPENDED.test(sign.toString('latin1'))) return true;
-  }
-  return false;
+async function swapSigns(place: Place): Promise<readonly string[]> {
+  const signs: string[] = [];
+  for (const at of SWAP_AT) signs.push((await bytesAt(place, at, 10))?.toString('latin1') ?? '');
+  return signs;
 }
 
+/** Whether a system sleeps there that has file systems open, in a state that is not on their volumes. */
+export const isSuspended = async (place: Place): Promise<boolean> =>
+  (await swapSigns(place)).some(sign => SUSPENDED.test(sign));
+
 async function namedSign(place: Place): Promise<string | null> {
-  for (const at of SWAP_AT) {
-    const sign = await bytesAt(place, at, 10);
-    if (sign !== null && SWAP.test(sign.toString('latin1'))) return 'swap space';
-  }
+  if ((await swapSigns(place)).some(sign => SWAP.test(sign) || SUSPENDED.test(sign))) return 'swap space';
   for (const [at, sign, name] of NAMED) {
     if ((await bytesAt(place, at, sign.length))?.toString('latin1') === sign) return name;
   }

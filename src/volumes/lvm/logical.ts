@@ -43,6 +43,8 @@ class Group {
   readonly #physical: ReadonlyMap<string, PhysicalVolume>;
   readonly #extent: number;
   readonly #made = new Map<string, Promise<Stretch>>();
+  /** Volumes that snapshots and thin volumes are made on; null: not asked for yet. */
+  #origins: ReadonlySet<string> | null = null;
   readonly #sectorSize: 512 | 4096;
 
   constructor(text: GroupText, physical: ReadonlyMap<string, PhysicalVolume>) {
@@ -75,21 +77,15 @@ class Group {
 
   /** Volumes that hold the differences of snapshots. */
   snapshots(): ReadonlySet<string> {
-    const found = new Set<string>();
-    for (const volume of this.#text.section.sections.get('logical_volumes')?.sections.values() ?? []) {
-      for (const segment of volume.sections.values()) {
-        for (const key of ['cow_store', 'merging_store']) if (segment.values.has(key)) found.add(segment.text(key));
-      }
-    }
-    return found;
+    return this.#namedBy('cow_store', 'merging_store');
   }
 
-  /** Volumes that snapshots and thin volumes are made on. */
-  #origins(): ReadonlySet<string> {
+  /** What the segments of all volumes have under these keys. */
+  #namedBy(...keys: readonly string[]): ReadonlySet<string> {
     const found = new Set<string>();
     for (const volume of this.#text.section.sections.get('logical_volumes')?.sections.values() ?? []) {
       for (const segment of volume.sections.values()) {
-        for (const key of ['origin', 'external_origin']) if (segment.values.has(key)) found.add(segment.text(key));
+        for (const key of keys) if (segment.values.has(key)) found.add(segment.text(key));
       }
     }
     return found;
@@ -125,8 +121,9 @@ class Group {
       mappings.push(await this.#segment(name, segment, depth + 1));
     }
     const joined = joinedMapping(mappings);
+    this.#origins ??= this.#namedBy('origin', 'external_origin');
     // A snapshot needs what its origin has given up since.
-    const mapping = this.#origins().has(name) ? shared(joined) : joined;
+    const mapping = this.#origins.has(name) ? shared(joined) : joined;
     if (!(mapping.size > 0 && Number.isSafeInteger(mapping.size))) throw this.#corrupt(`${name} has no sound size`);
     const its = `lvm ${this.#text.name}/${name}`;
     const folder = `lvm-${this.#text.name}-${name}`;
