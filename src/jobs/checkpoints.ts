@@ -2,8 +2,8 @@
 import type { ByteFile, Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { deviceBytes } from '../base/shared-bytes.ts';
-import { CHECK_WINDOW, ContentCheck } from './content-check.ts';
-import { type dataWindows, inLanes, type Watch } from './sparse.ts';
+import { addWindows, CHECK_WINDOW, ContentCheck } from './content-check.ts';
+import type { dataWindows, Watch } from './sparse.ts';
 
 /** After so much the file is made durable and the journal says so: at most this is done again after a crash. */
 const CHECKPOINT: Bytes = 256 * 2 ** 20;
@@ -40,18 +40,13 @@ export function readerBack(
   let read = 0;
   return async ({ done, content }, { signal, progress }) => {
     if (buffers.length === 0) buffers = Array.from({ length: LANES }, () => deviceBytes(Math.min(CHECK_WINDOW, size)));
-    await inLanes(
-      windows(read, done, signal),
-      LANES,
-      async ({ at, length }, lane) => {
-        const data = buffers[lane]!.subarray(0, length);
-        await file.read(data, at);
-        return { data, at };
-      },
-      ({ data, at }) => {
-        check.add(data, at);
-        progress(at + data.length, size);
-      },
+    const from = windows(read, done, signal);
+    await addWindows(
+      check,
+      from,
+      buffers,
+      (into, at) => file.read(into, at),
+      end => progress(end, size),
     );
     read = done;
     return check.value() === content;

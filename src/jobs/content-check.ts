@@ -2,6 +2,7 @@
 import { type CipherGCM, createCipheriv, hash } from 'node:crypto';
 import type { Bytes, Disk } from '../base/contracts.ts';
 import { isZero } from '../base/range.ts';
+import { type dataWindows, inLanes } from './sparse.ts';
 
 /** Check values are made of stretches of this length, each by itself: at their ends a check can be stopped and continued. */
 export const CHECK_WINDOW: Bytes = 2 ** 21;
@@ -130,3 +131,25 @@ export const checkedDisk = (disk: Disk, check: ContentCheck): Disk => ({
   },
   async [Symbol.asyncDispose]() {},
 });
+
+/** Adds what `read` finds in windows of at most CHECK_WINDOW, as many at a time as there are buffers; `added` tells how far it came. */
+export const addWindows = (
+  check: ContentCheck,
+  windows: ReturnType<typeof dataWindows>,
+  buffers: readonly Uint8Array[],
+  read: (into: Uint8Array, at: Bytes) => unknown,
+  added: (end: Bytes) => void,
+): Promise<void> =>
+  inLanes(
+    windows,
+    buffers.length,
+    async ({ at, length }, lane) => {
+      const data = buffers[lane]!.subarray(0, length);
+      await read(data, at);
+      return { data, at };
+    },
+    ({ data, at }) => {
+      check.add(data, at);
+      added(at + data.length);
+    },
+  );

@@ -4,7 +4,7 @@ import { ImageError } from '../base/errors.ts';
 import { isZero } from '../base/range.ts';
 import { deviceBytes } from '../base/shared-bytes.ts';
 import { Checkpoints, type Reached, readBackError, readerBack } from './checkpoints.ts';
-import { CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
+import { addWindows, CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
 import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
 import { writeBehind } from './write-behind.ts';
 
@@ -112,37 +112,20 @@ async function checkWritten(spec: RestoreSpec, content: string | null): Promise<
   spec.checking();
   await using again = await spec.reopen();
   const { disk } = again;
-  if (content !== null && (await contentOf(spec, disk, into => readSparse(disk, into.data, into.at))) === content)
-    return;
+  if (content !== null && (await contentOf(spec, disk)) === content) return;
   const at = await firstDifference(spec.disk, disk, spec);
   if (at !== null) throw readBackError(spec.target.name, at);
 }
 
-interface Stretch {
-  readonly data: Uint8Array;
-  readonly at: Bytes;
-}
-
-/** Check value of what `read` finds wherever the disk may hold data. */
-async function contentOf(
-  { signal, progress }: Watch,
-  disk: Disk,
-  read: (into: Stretch) => Promise<unknown>,
-): Promise<string | null> {
+/** Check value of what the disk holds. */
+async function contentOf({ signal, progress }: Watch, disk: Disk): Promise<string | null> {
   const check = new ContentCheck();
-  const buffers = Array.from({ length: LANES }, () => deviceBytes(Math.min(WINDOW, disk.size)));
-  await inLanes(
+  await addWindows(
+    check,
     dataWindows([disk], WINDOW, 0, disk.size, signal),
-    LANES,
-    async ({ at, length }, lane) => {
-      const stretch = { data: buffers[lane]!.subarray(0, length), at };
-      await read(stretch);
-      return stretch;
-    },
-    ({ data, at }) => {
-      check.add(data, at);
-      progress(at + data.length, disk.size);
-    },
+    Array.from({ length: LANES }, () => deviceBytes(Math.min(WINDOW, disk.size))),
+    (into, at) => readSparse(disk, into, at),
+    end => progress(end, disk.size),
   );
   return check.value();
 }
