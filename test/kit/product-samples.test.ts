@@ -3,7 +3,6 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { Disk } from '../../src/base/contracts.ts';
 import type { ImageError } from '../../src/base/errors.ts';
 import type { RestorePoint } from '../../src/chain/point.ts';
 import { openRepository } from '../../src/chain/repository.ts';
@@ -11,7 +10,7 @@ import { adapters } from '../../src/registry.ts';
 import { localStore } from '../../src/stores/local.ts';
 import { memoryScratch } from './memory-scratch.ts';
 import { type Expected, expectations, SAMPLES, sampleMissing, scratch } from './samples.ts';
-import { readWhole } from './whole.ts';
+import { asStack, readWhole } from './whole.ts';
 
 /** What the list calls an error, and the fault that says so. */
 const FAULTS: Readonly<Record<string, string>> = { 'chain-incomplete': 'broken-chain', truncated: 'corrupt' };
@@ -95,16 +94,6 @@ function knownOf(product: Product): Map<string, Known> {
   }
   return found;
 }
-
-const asStack = (disk: Disk): Parameters<typeof readWhole>[0] => ({
-  size: disk.size,
-  read: async (into, at) => disk.read(into, at),
-  async extent(at, limit) {
-    let found = disk.extent(at, limit);
-    for (; found === null; found = disk.extent(at, limit)) await disk.load(at, limit);
-    return { zero: found.kind === 'zero', length: found.length };
-  },
-});
 
 async function contentOf(point: RestorePoint, index: number): Promise<Known> {
   try {

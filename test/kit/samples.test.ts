@@ -8,7 +8,7 @@ import { adapters } from '../../src/registry.ts';
 import { localFileStore } from '../../src/stores/local.ts';
 import { missing } from './oracles.ts';
 import { type Expected, expectations, SAMPLES, scratch, unpackSample } from './samples.ts';
-import { readWhole } from './whole.ts';
+import { asStack, readWhole } from './whole.ts';
 
 const FOLDERS = new Set(['qcow2', 'qcow1', 'vhd', 'vhdx', 'vmdk', 'vdi', 'parallels', 'raw']);
 /** What the list calls an error, and which faults say so. */
@@ -37,16 +37,6 @@ async function opened(file: string, use: (disk: Disk) => Promise<void>): Promise
     fs.rmSync(folder, { recursive: true, force: true });
   }
 }
-
-const asStack = (disk: Disk): Parameters<typeof readWhole>[0] => ({
-  size: disk.size,
-  read: async (into, at) => disk.read(into, at),
-  async extent(at, limit) {
-    let found = disk.extent(at, limit);
-    for (; found === null; found = disk.extent(at, limit)) await disk.load(at, limit);
-    return { zero: found.kind === 'zero', length: found.length };
-  },
-});
 
 describe.skipIf(samples.length === 0)('samples', () => {
   test('there is nothing in the list that this table does not know', () => {

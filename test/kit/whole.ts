@@ -1,6 +1,6 @@
 /** A whole disk as two digests. */
 import { createHash } from 'node:crypto';
-import type { Bytes } from '../../src/base/contracts.ts';
+import type { Bytes, Disk } from '../../src/base/contracts.ts';
 import { isZero } from '../../src/base/range.ts';
 import type { Stack } from './reference.ts';
 
@@ -15,6 +15,17 @@ export interface Content {
 const WHOLE = 1_073_741_824;
 export const CHUNK = 1_048_576;
 export const BLOCK = 65_536;
+
+/** A disk for `readWhole`. */
+export const asStack = (disk: Disk): Pick<Stack, 'size' | 'read' | 'extent'> => ({
+  size: disk.size,
+  read: async (into, at) => disk.read(into, at),
+  async extent(at, limit) {
+    let found = disk.extent(at, limit);
+    for (; found === null; found = disk.extent(at, limit)) await disk.load(at, limit);
+    return { zero: found.kind === 'zero', length: found.length };
+  },
+});
 
 function* blocksOf(content: Uint8Array): Iterable<readonly [Uint8Array, Bytes]> {
   for (let at = 0; at < content.length; at += BLOCK) yield [content.subarray(at, at + BLOCK), at];
