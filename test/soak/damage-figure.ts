@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { type Kind, kindsOf } from './damage.ts';
 import type { Figure, Run } from './figure.ts';
-import { lookAt, problemsAt, SECRETS, type SmallRepository, smallRepository } from './small-repository.ts';
+import { problemsAt, readPoints, SECRETS, type SmallRepository, smallRepository } from './small-repository.ts';
 
 /** Of so many damages one is looked at on all levels, also when a lower one has found it. */
 const CONTROL = 64;
@@ -35,7 +35,7 @@ export async function tally(
   for (let i = 0; i < wanted; i++) {
     const { title, make } = damages[Math.floor(((i + 0.5) * damages.length) / wanted)]!;
     const files = make();
-    const { read, problems } = await lookAt(repository, files, other.disks).catch((error: unknown) => {
+    const read = await readPoints(repository, files, other.disks).catch((error: unknown) => {
       throw new Error(`${kind.name}: ${title}`, { cause: error });
     });
     if (read === 'right') seen.right++;
@@ -47,8 +47,7 @@ export async function tally(
         seen.found[level - 1]!++;
         continue;
       }
-      const count = level === 1 ? problems : await problemsAt(repository, files, level, level === 3);
-      const now = count > 0;
+      const now = (await problemsAt(repository, files, level, level === 3)) > 0;
       if (found && !now) seen.missed.push(`${title}: found at level ${level - 1} and not at level ${level}`);
       if (now) seen.found[level - 1]!++;
       found = now;

@@ -10,7 +10,7 @@ import {
   SUPERBLOCKS,
   sealCrc,
 } from '../../formats/bml/structs.ts';
-import { type Files, FULL, lookAt, type SmallRepository, TIP } from './small-repository.ts';
+import { type Files, FULL, readPoints, type SmallRepository, TIP } from './small-repository.ts';
 
 export interface Damage {
   readonly title: string;
@@ -113,7 +113,7 @@ async function neededPlaces(repository: SmallRepository): Promise<ReadonlySet<st
   const needed = new Set<string>();
   for (const place of allRecords(files)) {
     const without = replaced(files, [{ place, bytes: new Uint8Array(place.padded) }]);
-    if ((await lookAt(repository, without, repository.disks)).read !== 'right') needed.add(nameOf(place));
+    if ((await readPoints(repository, without, repository.disks)) !== 'right') needed.add(nameOf(place));
   }
   return needed;
 }

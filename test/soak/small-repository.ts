@@ -8,7 +8,6 @@ import { recordsOf } from '../../formats/bml/raw-records.ts';
 import { createBml } from '../../formats/bml/write.ts';
 import type { Keyring, LayerWriter, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import type { Repository } from '../../src/chain/point.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { verify } from '../../src/jobs/verify.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
@@ -167,19 +166,15 @@ const storeOf = (files: Files): Store => ({
   async [Symbol.asyncDispose]() {},
 });
 
-export interface Look {
-  /** 'right': all points are there with their bytes; 'refused': an error says why not, or a point is not there. */
-  readonly read: 'right' | 'refused';
-  /** How many problems `verify` has at level 1, without the key. */
-  readonly problems: number;
-}
+/** 'right': all points are there with their bytes; 'refused': an error says why not, or a point is not there. */
+export type Read = 'right' | 'refused';
 
-/** Reads every point as a mount does, and checks checksums. Throws when a byte is wrong. `strangers`: points of another set. */
-export async function lookAt(
+/** Reads every point as a mount does. Throws when a byte is wrong. `strangers`: points of another set. */
+export async function readPoints(
   { secret, disks }: SmallRepository,
   files: Files,
   strangers: SmallRepository['disks'],
-): Promise<Look> {
+): Promise<Read> {
   const store = storeOf(files);
   await using repository = await openRepository(store, [bml], ringOf(secret));
   const right = new Set<string>();
@@ -195,8 +190,7 @@ export async function lookAt(
       expectRefusal(error);
     }
   }
-  const problems = await problemsOf(repository, store, files, 1, null);
-  return { read: right.size === disks.size ? 'right' : 'refused', problems };
+  return right.size === disks.size ? 'right' : 'refused';
 }
 
 /** How many problems `verify` has at a level, with the key or without. */
@@ -207,24 +201,14 @@ export async function problemsAt(
   withKey: boolean,
 ): Promise<number> {
   const store = storeOf(files);
-  const key = withKey ? secret : null;
-  await using repository = await openRepository(store, [bml], ringOf(key));
-  return await problemsOf(repository, store, files, level, key);
-}
-
-async function problemsOf(
-  repository: Repository,
-  store: Store,
-  files: Files,
-  level: 1 | 2 | 3,
-  key: Uint8Array | null,
-): Promise<number> {
+  const ring = ringOf(withKey ? secret : null);
+  await using repository = await openRepository(store, [bml], ring);
   const { problems } = await verify({
     repository,
     level,
     unread: repository.unknown,
     wanted: () => true,
-    openImage: file => bml.open(file, store, ringOf(key)),
+    openImage: file => bml.open(file, store, ring),
     fileSize: file => files[file]?.length ?? 0,
     found() {},
     progress() {},
