@@ -12,6 +12,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pattern } from '../kit/disks.ts';
+import { warmMemory } from './jobs.ts';
 import { storageDaemon } from './peers.ts';
 
 const RESULTS = fileURLToPath(new URL('./CONVERT.md', import.meta.url));
@@ -82,10 +83,14 @@ function makeDisk(file: string): void {
   fs.closeSync(fd);
 }
 
-/** Seconds at the end of each step, from the start of the first. What an earlier one left to be written back goes first. */
+/**
+ * Seconds at the end of each step, from the start of the first. What an earlier one left to be written back goes first, and
+ * memory that the host took back meanwhile is asked for again.
+ */
 function timed(made: string, ...steps: readonly (() => void)[]): readonly number[] {
   fs.rmSync(made, { force: true });
   run('sync', folder);
+  warmMemory(folder);
   const began = performance.now();
   return steps.map(step => {
     step();

@@ -13,6 +13,8 @@ import { xvaFile } from '../../formats/xva/fixtures.ts';
 import { localWritableStore } from '../../src/stores/local.ts';
 
 const MIB = 2 ** 20;
+/** Runs Xen Orchestra's own library, which is not on Debian, where the variable of that name says that it is installed. */
+const VHD_LIB = path.join(import.meta.dirname, 'vhd-lib.ts');
 
 interface Peer {
   readonly name: string;
@@ -162,7 +164,17 @@ const xen = (sh: Shell): readonly Subject[] => [
     target: 'file',
     make: (disk, folder) =>
       sh(`qemu-img convert -f raw -O vpc -o force_size=on ${disk} ${folder}/20261120T100000Z.vhd`),
-    peers: [{ name: 'qemu-img', command: 'qemu-img convert -f vpc -O raw IN/20261120T100000Z.vhd OUT' }],
+    peers: [
+      { name: 'qemu-img', command: 'qemu-img convert -f vpc -O raw IN/20261120T100000Z.vhd OUT' },
+      ...(process.env.VHD_LIB === undefined
+        ? []
+        : [
+            {
+              name: "vhd-lib (Xen Orchestra's own)",
+              command: `${process.execPath} ${VHD_LIB} IN/20261120T100000Z.vhd OUT`,
+            },
+          ]),
+    ],
     // It reads and writes at the same time and leaves zeros out, which `dd` does not.
     reader: 'qemu-img convert -f raw -T none -O raw DISK OUT',
     bounds: [

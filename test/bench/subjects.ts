@@ -45,19 +45,21 @@ function vhdSubject(folder: string, disk: string): Subject {
   return { ...reading, name: 'A dynamic VHD', repo, point: 'disk@latest', image: { file, format: 'vpc' } };
 }
 
+/**
+ * Every layer is written in pieces of 256 KiB, the first one as well: the page cache holds a file in the pieces in which it was
+ * written, and reads of one that was written all at once are a quarter faster whatever lies above it.
+ */
 function qcow2Subject(folder: string, disk: string, depth: number, size: number, jobs: readonly Job[]): Subject {
   const repo = fs.mkdtempSync(path.join(folder, 'qcow2-'));
   const layer = (i: number): string => path.join(repo, `layer-${i}.qcow2`);
   const { below } = random(13);
+  const base = Array.from({ length: size / RUN }, (_, i) => `write -q -s ${disk} ${i * RUN} ${RUN}`);
   for (let i = 0; i < depth; i++) {
-    const [of, change] = i === 0 ? [[], size] : [['-F', 'qcow2', '-b', path.basename(layer(i - 1))], RUN];
+    const of = i === 0 ? [] : ['-F', 'qcow2', '-b', path.basename(layer(i - 1))];
     tool('qemu-img', 'create', '-q', '-f', 'qcow2', ...of, layer(i), String(size));
-    const writes = Array.from(
-      { length: CHANGES },
-      () => `write -q -P ${(i % 255) + 1} ${below(size / RUN) * RUN} ${change}`,
-    );
-    const base = [`write -q -s ${disk} 0 ${size}`];
-    tool('qemu-io', '-f', 'qcow2', ...(i === 0 ? base : writes).flatMap(write => ['-c', write]), layer(i));
+    const change = (): string => `write -q -P ${(i % 255) + 1} ${below(size / RUN) * RUN} ${RUN}`;
+    const writes = i === 0 ? base : Array.from({ length: CHANGES }, change);
+    tool('qemu-io', '-f', 'qcow2', ...writes.flatMap(write => ['-c', write]), layer(i));
   }
   return {
     ...reading,
