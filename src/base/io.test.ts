@@ -2,6 +2,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { random } from '../../test/kit/random.ts';
 import { openFile, readFullNow, replaceFile, writeFullNow } from './io.ts';
 import { native } from './native.ts';
 
@@ -85,6 +86,31 @@ describe('local files', () => {
       expect(Buffer.from(into.subarray(0, 9)).toString()).toBe('in memory');
     },
   );
+
+  test.skipIf(native() === null)('holes are the same whatever was asked before, also after a write', async () => {
+    const unit = 65536;
+    await using file = await openFile(place('runs'), 'create');
+    await file.truncate(64 * unit);
+    const data = new Set<number>();
+    const put = (unitAt: number): void => {
+      file.write(new Uint8Array(unit).fill(1), unitAt * unit);
+      data.add(unitAt);
+    };
+    for (const at of [1, 4, 5, 9, 30]) put(at);
+    let asked = 0;
+    const { below } = random(3);
+    for (let n = 0; n < 400; n++) {
+      // Into a hole that is known, or just behind it.
+      if (n % 10 === 9) put(Math.min(63, Math.floor(asked / unit) + below(2)));
+      const at = n % 3 === 0 ? asked : below(64 * unit);
+      asked = at;
+      const isData = (where: number): boolean => data.has(Math.floor(where / unit));
+      let end = at;
+      while (end < 64 * unit && isData(end) === isData(at)) end = (Math.floor(end / unit) + 1) * unit;
+      const found = file.extent(at, 64 * unit - at);
+      expect([n, at, found]).toEqual([n, at, { kind: isData(at) ? 'data' : 'zero', length: end - at }]);
+    }
+  });
 
   test.skipIf(native() === null)('holes are found and made', async () => {
     await using file = await openFile(place('sparse'), 'create');

@@ -188,6 +188,15 @@ function openDirect(fd: number): number | null {
 const isInvalid = (error: unknown): boolean =>
   error instanceof ImageError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'EINVAL';
 
+interface Run {
+  readonly at: Bytes;
+  readonly end: Bytes;
+  readonly kind: Extent['kind'];
+}
+const NO_RUN: Run = { at: 0, end: 0, kind: 'data' };
+const NO_RUNS = [NO_RUN, NO_RUN] as const;
+const isIn = (run: Run, at: Bytes): boolean => at >= run.at && at < run.end;
+
 /**
  * A local file or block device. Reads are done at once while the page cache answers; when one had to wait for the
  * device, the next ones go through the thread pool, so that a cold disk does not hold up the caller's other work: all of
@@ -206,8 +215,8 @@ export class LocalFile implements ByteFile {
   /** For transfers around the page cache; null: none. */
   #direct: number | null = null;
   #isDirect = true;
-  /** The run of data or hole that was asked for last. */
-  #run: { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } = { at: 0, end: 0, kind: 'data' };
+  /** The runs of data or hole that were asked for last: programs that copy ask where one ends and the next one begins, in turns. */
+  #runs: readonly [Run, Run] = NO_RUNS;
 
   constructor(fd: number, name: string, size: Bytes) {
     this.fd = fd;
@@ -245,15 +254,18 @@ export class LocalFile implements ByteFile {
   }
 
   extent(at: Bytes, limit: Bytes): Extent {
-    if (at < this.#run.at || at >= this.#run.end) this.#run = this.#runAt(at);
-    return { kind: this.#run.kind, length: Math.min(limit, this.#run.end - at) };
+    const [last, before] = this.#runs;
+    if (!isIn(last, at)) this.#runs = [isIn(before, at) ? before : this.#runAt(at), last];
+    const run = this.#runs[0];
+    return { kind: run.kind, length: Math.min(limit, run.end - at) };
   }
 
-  #runAt(at: Bytes): { readonly at: Bytes; readonly end: Bytes; readonly kind: Extent['kind'] } {
+  #runAt(at: Bytes): Run {
     const whole = { at, end: Math.max(at + 1, this.#size), kind: 'data' } as const;
     const holes = native();
     if (holes === null) return whole;
-    const data = holes.seek(this.fd, at, 'data');
+    const { kind, end } = this.#runs[0];
+    const data = kind === 'zero' && end === at && at < this.#size ? at : holes.seek(this.fd, at, 'data');
     if (data === 'unknown') return whole;
     if (data === null) return { ...whole, kind: 'zero' };
     if (data > at) return { at, end: data, kind: 'zero' };
@@ -263,7 +275,7 @@ export class LocalFile implements ByteFile {
 
   write(from: Uint8Array, at: Bytes): void {
     writeFullNow(this.fd, from, at, this.name);
-    this.#run = { at: 0, end: 0, kind: 'data' };
+    this.#runs = NO_RUNS;
     this.#size = Math.max(this.#size, at + from.length);
   }
 
@@ -281,7 +293,7 @@ export class LocalFile implements ByteFile {
       this.#aside = written.catch(() => {});
       await written;
     }
-    this.#run = { at: 0, end: 0, kind: 'data' };
+    this.#runs = NO_RUNS;
     this.#size = Math.max(this.#size, at + from.length);
   }
 
@@ -317,7 +329,7 @@ export class LocalFile implements ByteFile {
       throw ioError(this.name, size, error);
     }
     this.#size = size;
-    this.#run = { at: 0, end: 0, kind: 'data' };
+    this.#runs = NO_RUNS;
   }
 
   sync(): Promise<void> {

@@ -1,5 +1,5 @@
 /** Operations on open files. READ and WRITE answer without a promise when the tree did. */
-import type { OpenFile } from '../../base/contracts.ts';
+import type { Bytes, OpenFile } from '../../base/contracts.ts';
 import { resize } from './names.ts';
 import { type Handle, stateOf } from './nodes.ts';
 import { ERRNO, FALLOCATE, getU64, IN, MAX_IO, O, OPENED, putU64, SEEK, WRITE_PAYLOAD } from './protocol.ts';
@@ -136,16 +136,21 @@ async function zero(file: OpenFile, at: number, length: number): Promise<Answer>
   return 0;
 }
 
-export const lseek: Operation = async (session, slot) => {
+/** Answers at once when the tree does: programs that copy disks ask for every hole. */
+export const lseek: Operation = (session, slot, got) => {
   const handle = handleOf(session, slot);
   if (handle === undefined) return -ERRNO.EBADF;
-  const file = handle.file ?? (await reopen(session, handle));
+  const file = handle.file;
+  if (file === null) return again(session, slot, got, handle, lseek);
   const at = getU64(slot.words, OFFSET);
   const whence = slot.words[OFFSET + 2]!;
   if (whence !== SEEK.DATA && whence !== SEEK.HOLE) return -ERRNO.EINVAL;
   if (at >= file.size()) return -ERRNO.ENXIO;
-  const found = await file.seek(at, whence === SEEK.DATA ? 'data' : 'hole');
-  if (found === null && whence === SEEK.DATA) return -ERRNO.ENXIO;
-  putU64(slot.bodyWords, 0, found ?? file.size());
-  return 8;
+  const found = file.seek(at, whence === SEEK.DATA ? 'data' : 'hole');
+  const answer = (place: Bytes | null): Answer => {
+    if (place === null && whence === SEEK.DATA) return -ERRNO.ENXIO;
+    putU64(slot.bodyWords, 0, place ?? file.size());
+    return 8;
+  };
+  return typeof found === 'object' && found !== null ? found.then(answer) : answer(found);
 };
