@@ -9,6 +9,8 @@ import type { Objects } from './objects.ts';
 import { claim } from './owner.ts';
 import { Places } from './places.ts';
 import { insideOf, type Opened, openBml } from './read.ts';
+import { storedHeaderCrc } from './record.ts';
+import { RecordSum } from './record-sum.ts';
 import { type SetFile, type Shelf, shelfOf } from './shelf.ts';
 import {
   ALIGN,
@@ -131,7 +133,7 @@ async function build(file: ByteFile, range: Range, objects: Objects, step: Step)
     met: [],
     signal: step.signal,
     async store(place, line, record) {
-      const at = await out.append(record, ALIGN);
+      const at = await out.record(record);
       places.add(place, line, at);
       step.one();
       return at;
@@ -139,7 +141,7 @@ async function build(file: ByteFile, range: Range, objects: Objects, step: Step)
   };
   const roots = await walkTrees(walk, commit, inside.file);
   const table = await bytesAt(inside.file, commit.tableAt, RECORD_HEADER + commit.tableStored);
-  const tableAt = await out.append(table, ALIGN);
+  const tableAt = await out.record(table);
   // A layer has a line for each run of its writer.
   const held = [...new Map(lines.filter(line => layers.has(line.id)).map(line => [line.id, line.layer])).values()];
   const heldAt = await out.append(buildHeld(held), ALIGN);
@@ -153,7 +155,7 @@ async function build(file: ByteFile, range: Range, objects: Objects, step: Step)
   const more = { heldAt, held: held.length, indexAt, indexEntries: places.count };
   const fileSize = at + commit.length + PAGE;
   const tail = { sequence: 1, commits: [{ at, length: commit.length, layer: commit.layer }], fileSize, ...more };
-  const ids = { setId: inside.head.setId, fileId };
+  const ids = { setId: inside.head.setId, fileId, sum: out.sum };
   await file.write(buildTrailer({ ...tail, ...ids }), fileSize - PAGE);
   await file.write(buildSlot({ ...tail, ...ids }), SLOTS[0]);
   await file.sync();
@@ -180,6 +182,7 @@ async function readBack(shelf: Shelf, partial: string, range: Range, places: Pla
   // Its hints alone must lead to everything: so no other file, and no index.
   const only: SetFile = { ...file, index: { at: 0, entries: 0 }, read: (into, at) => file.read(into, at) };
   const seen = new Places();
+  const sum = new RecordSum();
   const walk: Walk = {
     objects: {
       setId: head.setId,
@@ -191,13 +194,16 @@ async function readBack(shelf: Shelf, partial: string, range: Range, places: Pla
     inRange: Uint8Array.from(lines, line => (file.layers.has(line.id) ? 1 : 0)),
     met: [],
     signal: step.signal,
-    store(at, line, _record, hint) {
+    store(at, line, record, hint) {
       seen.add(at, line, hint);
+      sum.add(hint, storedHeaderCrc(record));
       step.one();
       return hint;
     },
   };
   await walkTrees(walk, commit, only);
+  sum.add(commit.tableAt, storedHeaderCrc(await bytesAt(file, commit.tableAt, RECORD_HEADER)));
+  if (tail.sum === null || !sum.equals(tail.sum)) bad('the record sum', file.size - PAGE);
   if (seen.count !== places.count || tail.indexEntries !== places.count) bad('the number of objects', tail.indexAt);
   let page = 0;
   for (const expected of indexPages(seen.entries())) {

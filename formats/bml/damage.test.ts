@@ -6,8 +6,8 @@ import { ImageError } from '../../src/base/errors.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { type MemoryStore, memoryStore } from '../../src/stores/memory.ts';
 import { layerOf, openLayer, pattern, readAll, SECRET, type Write, writeLayer } from './kit.ts';
-import { type RawRecord, recordsOf, sealChecksums } from './raw-records.ts';
-import { FIRST_RECORD, KEY_AREAS, PAGE, RECORD_HEADER, SLOTS, sealCrc } from './structs.ts';
+import { type RawRecord, recordsOf, sealChecksums, sealSum } from './raw-records.ts';
+import { FIRST_RECORD, KEY_AREAS, PAGE, RECORD_HEADER, SLOTS, SUPERBLOCKS, sealCrc } from './structs.ts';
 
 const BLOCK = 4096;
 const FULL = '0.bml';
@@ -156,12 +156,40 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     expect(await readChild(repo, files, secret, FULL)).toBe('refused');
   });
 
+  const swap = (bytes: Uint8Array, a: RawRecord, b: RawRecord): void => {
+    const one = bytes.slice(a.at, a.at + a.padded);
+    bytes.set(bytes.slice(b.at, b.at + b.padded), a.at);
+    bytes.set(one, b.at);
+  };
+
+  test('level 1 finds every two records that changed places, also where nothing refers to them', async () => {
+    const records = recordsOf(repo.files[FULL]!);
+    let seen = 0;
+    for (const [i, a] of records.entries()) {
+      for (const b of records.slice(i + 1).filter(({ padded }) => padded === a.padded)) {
+        const files = damaged(FULL, bytes => swap(bytes, a, b));
+        const { found } = await problemsOf(files, FULL, null, 1);
+        expect(found).toMatchObject([{ fault: 'corrupt', message: expect.stringContaining('in the places') }]);
+        // A file that says nothing of a sum is not judged by it.
+        const without = damaged(FULL, bytes => {
+          swap(bytes, a, b);
+          for (const at of SUPERBLOCKS) {
+            bytes[at + 16] = 0;
+            sealCrc(bytes.subarray(at, at + PAGE));
+          }
+        });
+        expect((await problemsOf(without, FULL, null, 1)).found).toEqual([]);
+        seen++;
+      }
+    }
+    expect(seen).toBeGreaterThan(2);
+  });
+
   test('level 2 finds swapped blocks and another version of a block without the key', async () => {
     const [a, b] = dataRecords(repo.files[FULL]!) as [RawRecord, RawRecord];
     const swapped = damaged(FULL, bytes => {
-      const one = bytes.slice(a.at, a.at + a.length);
-      bytes.set(bytes.slice(b.at, b.at + b.length), a.at);
-      bytes.set(one, b.at);
+      swap(bytes, a, b);
+      sealSum(bytes);
     });
     expect((await problemsOf(swapped, FULL, null, 1)).found).toEqual([]);
     const found = (await problemsOf(swapped, FULL, null, 2)).found.filter(one => one.block !== undefined);
@@ -173,6 +201,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
     const older = damaged(FULL, bytes => {
       bytes[a.at + a.length - 16]! ^= 1;
       sealChecksums(bytes.subarray(a.at, a.at + a.length));
+      sealSum(bytes);
     });
     expect((await problemsOf(older, FULL, null, 1)).found).toEqual([]);
     expect((await problemsOf(older, FULL, null, 2)).found).toMatchObject([
@@ -186,6 +215,7 @@ describe.each([['plain', null] as const, ['encrypted', SECRET] as const])('a dam
       const record = bytes.subarray(session!.at, session!.at + session!.length);
       record[RECORD_HEADER + 40]! ^= 1;
       sealChecksums(record);
+      sealSum(bytes);
     });
     expect((await problemsOf(files, FULL, null, 1)).found).toEqual([]);
     expect((await problemsOf(files, FULL, null, 2)).found).toMatchObject([{ offset: FIRST_RECORD }]);

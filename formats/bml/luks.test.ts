@@ -10,7 +10,7 @@ import { consolidateBml } from './consolidate.ts';
 import { editKeys } from './key-edit.ts';
 import { CHEAP, layerOf, openLayer, pattern, readAll, SECRET, specOf, type Write, writeLayer } from './kit.ts';
 import { openLuksImage } from './luks-image.ts';
-import { recordsOf, sealChecksums } from './raw-records.ts';
+import { recordsOf, sealChecksums, sealSum } from './raw-records.ts';
 import { KINDS, RECORD_HEADER } from './structs.ts';
 import { createBml } from './write.ts';
 
@@ -160,6 +160,7 @@ describe('sets of cipher aes-256-xts', () => {
     );
     await expect(exported(store, '1.bml')).rejects.toMatchObject({ fault: 'corrupt' });
     sealChecksums(bytes.subarray(record.at, record.at + record.length));
+    sealSum(bytes);
     store.put('1.bml', bytes);
     expect(await verified(store, '1.bml', 1, null)).toEqual([]);
     expect(await verified(store, '1.bml', 2, null)).toEqual([fault]);

@@ -10,9 +10,11 @@ import type { PlacedCommit } from './commit.ts';
 import type { Place } from './crypto.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage, putEntry } from './node.ts';
 import { type Found, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
-import { bodyFits, buildRecord, storedTag } from './record.ts';
+import { bodyFits, buildRecord, storedHeaderCrc, storedTag } from './record.ts';
+import { RecordSum } from './record-sum.ts';
 import type { SetFile } from './shelf.ts';
 import {
+  ALIGN,
   type Cipher,
   COMMIT_HEADER,
   commitHeader,
@@ -39,6 +41,9 @@ export class Appender {
     this.#flushed = from;
   }
 
+  /** Of the records that were appended. */
+  readonly sum = new RecordSum();
+
   get end(): Bytes {
     return this.#flushed + this.#used;
   }
@@ -54,6 +59,13 @@ export class Appender {
       this.#used += part.length;
       done += part.length;
     }
+    return at;
+  }
+
+  /** As `append`, for a record. */
+  async record(bytes: Uint8Array): Promise<Bytes> {
+    const at = await this.append(bytes, ALIGN);
+    this.sum.add(at, storedHeaderCrc(bytes));
     return at;
   }
 

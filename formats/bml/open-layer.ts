@@ -383,7 +383,7 @@ export async function commitLayer(open: OpenLayer): Promise<void> {
   };
   const { bytes } = buildCommit(commit, open.keys);
   const place = { at, length: bytes.length, layer };
-  const tail = { sequence: 1, commits: [place], fileSize: at + bytes.length + PAGE, setId, fileId };
+  const tail = { sequence: 1, commits: [place], fileSize: at + bytes.length + PAGE, setId, fileId, sum: session.sum };
   await file.write(bytes, at);
   await file.write(buildTrailer(tail), tail.fileSize - PAGE);
   await file.write(buildSlot(tail), SLOTS[0]);

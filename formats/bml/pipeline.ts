@@ -5,9 +5,10 @@ import { compressNow, NODE_LEVEL } from './codec.ts';
 import type { Place } from './crypto.ts';
 import { DATA, type Entry, NODE, nodeHash, TAG } from './node.ts';
 import { type Batch, DONE, JOB, type PackSpec } from './pack.ts';
-import { buildRecord, hasTag, recordLength } from './record.ts';
-import { Space } from './space.ts';
-import { ALIGN, FIRST_RECORD, RECORD_HEADER } from './structs.ts';
+import { buildRecord, hasTag, headerFits, paddedLength, recordLength, storedHeaderCrc } from './record.ts';
+import { RecordSum } from './record-sum.ts';
+import { type Slot, Space } from './space.ts';
+import { ALIGN, corrupt, FIRST_RECORD, RECORD_HEADER } from './structs.ts';
 
 /** Index of metadata records that only fill a place. */
 const FILLER = 2;
@@ -15,6 +16,13 @@ const FILLER = 2;
 export interface SessionSpec extends PackSpec {
   /** Line of the layer table that the session has. */
   readonly line: number;
+}
+
+/** Records that are there already, and where they end. */
+export interface Before {
+  readonly end: Bytes;
+  readonly records: number;
+  readonly sum: RecordSum;
 }
 
 /** Appends records. Every encryption takes the next counter, so that none is used twice under the session's key. */
@@ -26,12 +34,15 @@ export class Session {
   #counter = 0;
   #records: number;
 
-  /** `before`: records that are there already, and where they end. */
-  constructor(file: ByteFile, spec: SessionSpec, before: { readonly end: Bytes; readonly records: number } | null) {
+  /** Of all records in the file. */
+  readonly sum: RecordSum;
+
+  constructor(file: ByteFile, spec: SessionSpec, before: Before | null) {
     this.#file = file;
     this.spec = spec;
     this.#end = before?.end ?? FIRST_RECORD;
     this.#records = before?.records ?? 0;
+    this.sum = before?.sum ?? new RecordSum();
   }
 
   get end(): Bytes {
@@ -49,14 +60,30 @@ export class Session {
     if (slot === null) {
       const at = this.#end;
       this.#end += record.length;
-      await this.#file.write(record, at);
+      await this.#write(record, at);
       return at;
     }
-    await this.#file.write(record, slot.at);
+    await this.#forget(slot);
+    await this.#write(record, slot.at);
     // Records follow each other without gaps: what is left of the place is one too.
     const left = slot.capacity - record.length;
-    if (left > 0) await this.#file.write(this.#filler(left), slot.at + record.length);
+    if (left > 0) await this.#write(this.#filler(left), slot.at + record.length);
     return slot.at;
+  }
+
+  async #write(record: Uint8Array, at: Bytes): Promise<void> {
+    this.sum.add(at, storedHeaderCrc(record));
+    await this.#file.write(record, at);
+  }
+
+  /** Takes what lies in a place that is used again out of the sum: a record, and what filled the rest. */
+  async #forget({ at, capacity }: Slot): Promise<void> {
+    const header = new Uint8Array(RECORD_HEADER);
+    for (let next = at; next < at + capacity; next += paddedLength(header)) {
+      await this.#file.read(header, next);
+      if (!headerFits(header)) throw corrupt('a record that was written is not there', this.#file.name, next);
+      this.sum.remove(next, storedHeaderCrc(header));
+    }
   }
 
   #filler(length: Bytes): Uint8Array {
@@ -89,6 +116,7 @@ export class Session {
       const end = this.#end;
       for (const length of lengths) {
         places.push(end + from);
+        this.sum.add(end + from, storedHeaderCrc(batch.packed.subarray(from, from + RECORD_HEADER)));
         from += length;
       }
       this.#end += from;

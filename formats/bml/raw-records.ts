@@ -4,8 +4,21 @@ import type { Bytes } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { COUNTER, GCM_TAG } from './crypto.ts';
-import { headerFits } from './record.ts';
-import { ALIGN, ENCRYPTED, FIRST_RECORD, hex, KINDS, RECORD_HEADER, recordHeader, sessionRecord } from './structs.ts';
+import { headerFits, storedHeaderCrc } from './record.ts';
+import { RecordSum } from './record-sum.ts';
+import {
+  ALIGN,
+  ENCRYPTED,
+  FIRST_RECORD,
+  hex,
+  KINDS,
+  PAGE,
+  RECORD_HEADER,
+  recordHeader,
+  sealCrc,
+  sessionRecord,
+  trailer,
+} from './structs.ts';
 
 export interface RawRecord {
   readonly kind: number;
@@ -64,4 +77,14 @@ export function sealChecksums(record: Uint8Array): void {
   const header = recordHeader.offsetOf('headerCrc');
   view.setUint32(body, crc32c(record.subarray(RECORD_HEADER)), true);
   view.setUint32(header, crc32c(new Uint8Array(4), crc32c(record.subarray(0, header))), true);
+}
+
+/** The record sum in the trailer of a whole file. */
+export function sealSum(file: Uint8Array): void {
+  const sum = new RecordSum();
+  for (const { at } of recordsOf(file)) sum.add(at, storedHeaderCrc(file.subarray(at, at + RECORD_HEADER)));
+  const page = file.subarray(file.length - PAGE);
+  viewOf(page).setUint32(trailer.offsetOf('sumLow'), sum.low, true);
+  viewOf(page).setUint32(trailer.offsetOf('sumHigh'), sum.high, true);
+  sealCrc(page);
 }

@@ -1,5 +1,6 @@
 /** Records (section 6): a header, the stored bytes, a tag when encrypted, zeros up to the alignment. */
 import { crc32c } from '../../src/base/checksum.ts';
+import type { Bytes } from '../../src/base/contracts.ts';
 import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { GCM_TAG, type Place, putIndex } from './crypto.ts';
@@ -111,6 +112,14 @@ export function headerFault(header: Uint8Array, wanted: Wanted): string | null {
   }
   if (view.getUint32(12, true) !== wanted.flags) return 'the record has other flags';
   return null;
+}
+
+export const storedHeaderCrc = (header: Uint8Array): number => viewOf(header).getUint32(HEADER_CRC, true);
+
+/** Of the record with this header, with its padding. */
+export function paddedLength(header: Uint8Array): Bytes {
+  const tagged = (viewOf(header).getUint32(12, true) & ENCRYPTED) !== 0;
+  return roundUp(recordLength(storedLength(header), tagged), ALIGN);
 }
 
 export const storedLength = (header: Uint8Array): number => viewOf(header).getUint32(32, true);

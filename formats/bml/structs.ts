@@ -14,6 +14,7 @@ export const KEY_AREA_SIZE = 24576;
 export const ALIGN = 64;
 
 /** Section 3: features that this reader knows, one mask for each meaning of an unknown bit. */
+export const COMPATIBLE = { recordSum: 1n } as const;
 export const INCOMPATIBLE = { encrypted: 1n, sectors: 128n } as const;
 export const KNOWN_INCOMPATIBLE = INCOMPATIBLE.encrypted | INCOMPATIBLE.sectors;
 export const INCOMPATIBLE_NAMES = [
@@ -79,7 +80,8 @@ export const trailer = struct('trailer', 104, {
   indexEntries: [56, u64le],
   fileId: [64, bytes(16)],
   setId: [80, bytes(16)],
-  reserved2: [96, u64le],
+  sumLow: [96, u32le],
+  sumHigh: [100, u32le],
 });
 export const TRAILER_COMMITS = 128;
 export const trailerCommit = struct('trailer commit', 32, {

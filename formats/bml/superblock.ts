@@ -2,9 +2,11 @@
 import type { ByteSource } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { lentPage } from './lent-page.ts';
+import type { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
   type Cipher,
+  COMPATIBLE,
   commitSlot,
   corrupt,
   crcFits,
@@ -38,6 +40,7 @@ export interface Head {
   readonly fromCopy: boolean;
   /** Unknown bits that allow reading. */
   readonly readOnly: bigint;
+  readonly compatible: bigint;
 }
 
 const sealed = (bytes: Uint8Array): Uint8Array => {
@@ -57,7 +60,7 @@ export function buildSuperblock(head: Pick<Head, 'setId' | 'fileId' | 'cipher' |
       major: MAJOR,
       minor: 0,
       used: SUPERBLOCK_USED,
-      compatible: 0n,
+      compatible: COMPATIBLE.recordSum,
       readOnly: 0n,
       incompatible: featuresOf(head.cipher),
       setId: head.setId,
@@ -144,6 +147,8 @@ export interface Tail {
   readonly held: number;
   readonly indexAt: number;
   readonly indexEntries: number;
+  /** Of all records of the file, where its features say that it has one; null without a trailer. */
+  readonly sum: Pick<RecordSum, 'low' | 'high'> | null;
   /** Why the trailer was not used: the newest commit comes from a slot. */
   readonly warning: string | null;
 }
@@ -154,6 +159,7 @@ export interface TailSpec {
   readonly fileSize: number;
   readonly setId: Uint8Array;
   readonly fileId: Uint8Array;
+  readonly sum: RecordSum;
   readonly heldAt?: number;
   readonly held?: number;
   readonly indexAt?: number;
@@ -177,7 +183,8 @@ export function buildTrailer(spec: TailSpec): Uint8Array {
       indexEntries: spec.indexEntries ?? 0,
       fileId: spec.fileId,
       setId: spec.setId,
-      reserved2: 0,
+      sumLow: spec.sum.low,
+      sumHigh: spec.sum.high,
     }),
   );
   for (const [i, place] of listed.entries()) {
@@ -217,7 +224,7 @@ function parseTrailer(page: Uint8Array, source: ByteSource): Tail {
   const commits = Array.from({ length: tail.listed }, (_, i) =>
     trailerCommit.parse(page, TRAILER_COMMITS + i * trailerCommit.size, source.name),
   );
-  return { ...tail, commits, total: tail.commits, warning: null };
+  return { ...tail, commits, total: tail.commits, sum: { low: tail.sumLow, high: tail.sumHigh }, warning: null };
 }
 
 async function newestSlot(source: ByteSource): Promise<Tail | null> {
@@ -234,6 +241,7 @@ async function newestSlot(source: ByteSource): Promise<Tail | null> {
     ...best,
     commits: [{ at: best.commitAt, length: best.commitLength, layer: best.layer }],
     total: 1,
+    sum: null,
     warning: 'the file does not end with a sound trailer; its newest commit was found through a commit slot',
   };
 }

@@ -10,6 +10,7 @@ import { associatedData, type Place, type SetKeys } from './crypto.ts';
 import { DATA, type Entry, TAG } from './node.ts';
 import { openers } from './openers.ts';
 import { bodyFits, dataFlags, headerFits, recordLength, storedTag } from './record.ts';
+import { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
   ENCRYPTED,
@@ -62,6 +63,7 @@ export interface Unfinished {
   /** Newest record of each block. */
   readonly blocks: Offsets;
   readonly records: number;
+  readonly sum: RecordSum;
   /** Where the sound records end. */
   readonly end: Bytes;
 }
@@ -110,6 +112,7 @@ async function scan(source: ByteSource, head: Head, limit: Bytes) {
   const salts: Uint8Array[] = [];
   const firstOf: Bytes[] = [];
   let layer: Uint8Array | null = null;
+  const sum = new RecordSum();
   let records = 0;
   let at = FIRST_RECORD;
   while (at < limit) {
@@ -128,11 +131,12 @@ async function scan(source: ByteSource, head: Head, limit: Bytes) {
     firstOf[header.session] ??= at;
     if (header.kind === 'data') blocks.put(header.disk, indexOf(header), at);
     records++;
+    sum.add(at, header.headerCrc);
     at += roundUp(record.length, ALIGN);
   }
   const unknown = firstOf.slice(salts.length).filter(first => first !== undefined);
   if (unknown.length > 0) return Math.min(...unknown);
-  return layer === null || salts.length > MOST_SESSIONS ? null : { layer, salts, blocks, records, end: at };
+  return layer === null || salts.length > MOST_SESSIONS ? null : { layer, salts, blocks, records, sum, end: at };
 }
 
 export interface Kept {

@@ -10,9 +10,11 @@ import { INDEX_PER_PAGE } from './held.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage } from './node.ts';
 import { fetchBlock, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
 import type { Opened } from './read.ts';
-import { bodyFits, headerFits, storedTag } from './record.ts';
+import { bodyFits, headerFits, recordLength, storedHeaderCrc, storedLength, storedTag } from './record.ts';
+import { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
+  COMPATIBLE,
   corrupt,
   crcFits,
   ENCRYPTED,
@@ -26,25 +28,34 @@ import {
   SUPERBLOCKS,
   sameBytes,
   sessionRecord,
+  trailer,
 } from './structs.ts';
 import type { Line } from './table.ts';
 import { checkTable, readTable } from './table-read.ts';
 
+const SUM = trailer.offsetOf('sumLow');
+
 interface Check extends Opened {
   readonly run: VerifyRun;
   checked: number;
+  /** Reported so far. */
+  problems: number;
   bytes: Bytes;
   done: Bytes;
   readonly total: Bytes;
+  /** Of the records that were looked at. */
+  readonly sum: RecordSum;
 }
 
 function report(check: Check, error: unknown, where: { disk?: string; block?: number } = {}): void {
   if (!(error instanceof ImageError)) throw error;
   const { file = check.file.name, at = 0 } = error.where;
+  check.problems++;
   check.run.found({ fault: error.fault, message: error.message, file, offset: at, ...where });
 }
 
 function damage(check: Check, message: string, offset: Bytes): void {
+  check.problems++;
   check.run.found({ fault: 'corrupt', message, file: check.file.name, offset });
 }
 
@@ -103,9 +114,9 @@ async function checkRecord(check: Check, at: Bytes, limit: Bytes): Promise<numbe
   const header = new Uint8Array(RECORD_HEADER);
   await check.file.read(header, at);
   if (header[0] !== 0x42 || header[1] !== 0x52 || !headerFits(header)) return null;
-  const view = viewOf(header);
-  const tag = (view.getUint32(12, true) & ENCRYPTED) !== 0 ? 16 : 0;
-  const length = RECORD_HEADER + view.getUint32(32, true) + tag;
+  check.sum.add(at, storedHeaderCrc(header));
+  const tagged = (viewOf(header).getUint32(12, true) & ENCRYPTED) !== 0;
+  const length = recordLength(storedLength(header), tagged);
   const padded = roundUp(length, ALIGN);
   if (at + padded > limit) {
     damage(check, 'a record reaches past its place', at);
@@ -144,12 +155,18 @@ async function checkRecords(check: Check, from: Bytes, to: Bytes): Promise<void>
   }
 }
 
+/** Also records that nothing refers to are where they were written. What is damaged by itself was said already. */
 async function checkAllRecords(check: Check): Promise<void> {
+  const before = check.problems;
   let from = FIRST_RECORD;
   for (const { at, end } of otherPlaces(check)) {
     await checkRecords(check, from, at);
     from = end;
   }
+  const { head, tail, file } = check;
+  if ((head.compatible & COMPATIBLE.recordSum) === 0n || tail.sum === null || check.problems > before) return;
+  if (check.sum.equals(tail.sum)) return;
+  damage(check, 'the records are not those, or not in the places, that were written', file.size - PAGE + SUM);
 }
 
 interface Walk {
@@ -262,7 +279,7 @@ export async function verifyFile(inside: Opened, run: VerifyRun): Promise<{ chec
   const commits = [...inside.points.values()].map(point => point.commit);
   const stored = commits.flatMap(commit => commit.disks).reduce((sum, disk) => sum + disk.stored, 0);
   const total = inside.file.size + (run.level === 3 ? stored : 0);
-  const check: Check = { ...inside, run, checked: 0, bytes: 0, done: 0, total };
+  const check: Check = { ...inside, run, checked: 0, problems: 0, bytes: 0, done: 0, total, sum: new RecordSum() };
   await checkFixed(check);
   await checkAllRecords(check);
   for (const commit of commits) {

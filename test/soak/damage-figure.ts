@@ -67,7 +67,7 @@ const percent = (part: number, of: number): string => {
 async function runDamage(run: Run, secret: Uint8Array | null): Promise<void> {
   const repository = await smallRepository(secret);
   const other = await smallRepository(secret);
-  const all = await kindsOf(repository, other.files);
+  const all = kindsOf(repository, other.files);
   const kinds = all.filter(({ name }) => name.includes(process.env.F7_KIND ?? ''));
   const wanted = run.count(Number.MAX_SAFE_INTEGER);
   let done = 0;

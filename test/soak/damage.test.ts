@@ -8,7 +8,7 @@ describe.each(Object.entries(SECRETS))('a damaged repository, %s', (_, secret) =
   test('is found at level 3 or reads as it was; no wrong byte is read', async () => {
     const repository = await smallRepository(secret);
     const other = await smallRepository(secret);
-    for (const kind of await kindsOf(repository, other.files)) {
+    for (const kind of kindsOf(repository, other.files)) {
       const { cases, missed } = await tally(repository, other, kind, 25);
       expect(cases).toBeGreaterThan(0);
       expect(missed).toEqual([]);

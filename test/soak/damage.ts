@@ -1,5 +1,5 @@
 /** Everything that can be done to the bytes of a small repository, one damage at a time. */
-import { type RawRecord, recordsOf, sealChecksums } from '../../formats/bml/raw-records.ts';
+import { type RawRecord, recordsOf, sealChecksums, sealSum } from '../../formats/bml/raw-records.ts';
 import {
   crcFits,
   FIRST_RECORD,
@@ -10,7 +10,7 @@ import {
   SUPERBLOCKS,
   sealCrc,
 } from '../../formats/bml/structs.ts';
-import { type Files, FULL, readPoints, type SmallRepository, TIP } from './small-repository.ts';
+import { type Files, FULL, type SmallRepository, TIP } from './small-repository.ts';
 
 export interface Damage {
   readonly title: string;
@@ -103,51 +103,40 @@ function replaced(files: Files, places: readonly { readonly place: Placed; reado
   return out;
 }
 
+/** What a forger does besides: the file's record sum is made right. */
+const changedSum = (files: Files, name: string): Files => changed(files, name, sealSum);
+
 const pairs = function* <T>(all: readonly T[]): Generator<readonly [T, T]> {
   for (const [i, a] of all.entries()) for (const b of all.slice(i + 1)) yield [a, b];
 };
 
-/** The places from which something is read: without them not every point reads as it should. */
-async function neededPlaces(repository: SmallRepository): Promise<ReadonlySet<string>> {
-  const { files } = repository;
-  const needed = new Set<string>();
-  for (const place of allRecords(files)) {
-    const without = replaced(files, [{ place, bytes: new Uint8Array(place.padded) }]);
-    if ((await readPoints(repository, without, repository.disks)) !== 'right') needed.add(nameOf(place));
-  }
-  return needed;
-}
+/** Without those that change nothing: there are records that are the same but for their place. */
+const real = (files: Files, damages: readonly Damage[]): Damage[] =>
+  damages.filter(({ make }) => {
+    const now = make();
+    return NAMES.some(name => Buffer.compare(now[name]!, files[name]!) !== 0);
+  });
 
-/** `inUse`: both places are needed. */
-function swaps(files: Files, needed: ReadonlySet<string>): { readonly inUse: Damage[]; readonly others: Damage[] } {
-  const [inUse, others]: [Damage[], Damage[]] = [[], []];
-  for (const [a, b] of pairs(allRecords(files))) {
-    const make = (): Files =>
+const swaps = (files: Files): Damage[] =>
+  Array.from(pairs(allRecords(files)), ([a, b]) => ({
+    title: `${nameOf(a)} and ${nameOf(b)} swapped`,
+    make: () =>
       replaced(files, [
         { place: a, bytes: bytesOf(files, b) },
         { place: b, bytes: bytesOf(files, a) },
-      ]);
-    const list = needed.has(nameOf(a)) && needed.has(nameOf(b)) ? inUse : others;
-    list.push({ title: `${nameOf(a)} and ${nameOf(b)} swapped`, make });
-  }
-  return { inUse, others };
-}
+      ]),
+  }));
 
-/** `inUse`: the place that gets other bytes is needed. */
-function copies(files: Files, needed: ReadonlySet<string>): { readonly inUse: Damage[]; readonly others: Damage[] } {
-  const [inUse, others]: [Damage[], Damage[]] = [[], []];
-  for (const [a, b] of pairs(allRecords(files))) {
-    for (const [from, to] of [
+const copies = (files: Files): Damage[] =>
+  [...pairs(allRecords(files))].flatMap(([a, b]) =>
+    [
       [a, b],
       [b, a],
-    ] as const) {
-      const make = (): Files => replaced(files, [{ place: to, bytes: bytesOf(files, from) }]);
-      const list = needed.has(nameOf(to)) ? inUse : others;
-      list.push({ title: `${nameOf(from)} in the place of ${nameOf(to)}`, make });
-    }
-  }
-  return { inUse, others };
-}
+    ].map(([from, to]) => ({
+      title: `${nameOf(from!)} in the place of ${nameOf(to!)}`,
+      make: () => replaced(files, [{ place: to!, bytes: bytesOf(files, from!) }]),
+    })),
+  );
 
 /** The record of block 0 as it was before the writer wrote the block again: sound, and out of date. */
 function olderVersion({ files, older }: SmallRepository): Damage[] {
@@ -184,6 +173,7 @@ const forgedRecords = (files: Files): Damage[] =>
           bytes[at + i]! ^= 1 << ((i * 3) % 8);
           // Neither the length nor the flags may lead past the record, or its checksum would cover what is no part of it.
           sealChecksums(bytes.subarray(at, at + length));
+          sealSum(bytes);
         }),
     })),
   );
@@ -204,7 +194,7 @@ const forgedSwaps = (files: Files): Damage[] =>
           // All but the lengths and the codec, which go with the body.
           for (let i = 6; i < 32; i++) record[i] = header[i]!;
           sealChecksums(record.subarray(0, body!.length));
-          return replaced(files, [{ place: head!, bytes: record }]);
+          return changedSum(replaced(files, [{ place: head!, bytes: record }]), head!.file);
         },
       })),
     );
@@ -246,20 +236,16 @@ function forgedPages(files: Files): Damage[] {
 }
 
 /** `other`: a repository of another set. */
-export async function kindsOf(repository: SmallRepository, other: Files): Promise<readonly Kind[]> {
+export function kindsOf(repository: SmallRepository, other: Files): readonly Kind[] {
   const { files } = repository;
-  const needed = await neededPlaces(repository);
-  const [swapped, copied] = [swaps(files, needed), copies(files, needed)];
   return [
     { name: 'a bit of every byte from the records on', owes: 'all', damages: everyByte(files, 'records') },
     { name: 'a bit of every byte in front of them', owes: 'all', damages: everyByte(files, 'front') },
     { name: 'three more patterns in every byte that is used', owes: 'all', damages: moreBits(files) },
     { name: 'cut at every byte from the records on', owes: 'all', damages: everyCut(files, 'records') },
     { name: 'cut at every byte in front of them', owes: 'all', damages: everyCut(files, 'front') },
-    { name: 'every two records in use swapped', owes: 'all', damages: swapped.inUse },
-    { name: 'other records swapped', owes: 'effect', damages: swapped.others },
-    { name: 'every record in the place of one in use', owes: 'all', damages: copied.inUse },
-    { name: 'every record in the place of another one', owes: 'effect', damages: copied.others },
+    { name: 'every two records swapped', owes: 'all', damages: real(files, swaps(files)) },
+    { name: 'every record in the place of every other', owes: 'all', damages: real(files, copies(files)) },
     { name: 'an older record of a block in its place', owes: 'all', damages: olderVersion(repository) },
     { name: 'whole files', owes: 'effect', damages: wholeFiles(repository, other) },
     { name: 'every byte of records, checksums right', owes: 'none', damages: forgedRecords(files) },
