@@ -21,6 +21,8 @@ export const PLANTS: Readonly<Record<string, readonly Change[]>> = {
     { file: 'opening.ts', from: 'if (key === null && Buffer.compare(', to: 'if (key === undefined && Buffer.compare(' },
     { file: 'objects.ts', from: 'if (!sameBytes(tag.subarray(0, TAG), entry.tag))', to: 'if (tag.length === 0)' },
   ],
+  /** Nobody asks whether the records are where they were written. */
+  'no-sum': [{ file: 'verify.ts', from: 'if (check.sum.equals(tail.sum)) return;', to: 'return;' }],
   /** The index does not say which node is meant. */
   'no-hash': [
     { file: 'objects.ts', from: 'if (!sameBytes(nodeHash(bytes), entry.tag))', to: 'if (bytes.length === 0)' },

@@ -99,7 +99,7 @@ export const damageFigures: readonly Figure[] = Object.entries(SECRETS).map(([na
   return {
     name: figure,
     what: `every damage to a small repository, ${name}: found at level 3 or of no effect, no wrong byte read`,
-    plants: ['no-checksum', 'no-digest', 'no-hash'],
+    plants: ['no-checksum', 'no-digest', 'no-hash', 'no-sum'],
     run: async run => (run.plant === null ? runDamage(run, secret) : runPlanted(run, figure)),
   };
 });
