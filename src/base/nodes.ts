@@ -42,7 +42,8 @@ export interface DirNode extends Described {
   readonly mode: number;
   /** 'unknown': asking for the node tells. */
   list(): Promise<readonly { readonly name: string; readonly kind: Node['kind'] | 'unknown' }[]>;
-  child(name: string): Promise<Node | null>;
+  /** At once where it is known: programs ask for one name after the other. */
+  child(name: string): Node | null | Promise<Node | null>;
 }
 
 export interface FileNode extends Described {

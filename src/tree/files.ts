@@ -9,7 +9,6 @@ import type { RestorePoint } from '../chain/point.ts';
 import { Recent } from '../files/folders.ts';
 import { Parser } from '../files/parser.ts';
 import {
-  BATCH,
   openPointFiles,
   type PointDir,
   type PointFile,
@@ -20,18 +19,11 @@ import type { Attributes, Device } from '../volumes/contracts.ts';
 import { linkInside } from '../volumes/links.ts';
 import { nameBytes, shownName } from '../volumes/names.ts';
 import { folder, textFile } from './nodes.ts';
+import { Scan } from './scan.ts';
 
 /** Folders whose names are being asked for one after the other. */
 const SCANS_KEPT = 8;
 const LONGEST_LINK = 4095;
-
-/** A folder that was listed: the kernel asks for each of its names, in their order. */
-interface Scan {
-  readonly names: readonly string[];
-  next: number;
-  /** Asked for together with one before. */
-  readonly ahead: Map<string, PointNode | ImageError>;
-}
 
 /** What all `files` folders of a mount share. */
 export interface FilesShare {
@@ -117,20 +109,6 @@ function nodeFor(node: PointNode, name: string, within: Within): Node {
   }
 }
 
-/** The name, and with it those that come after it in a folder that is gone through. */
-async function scanned(dir: PointDir, scan: Scan, name: string): Promise<PointNode | ImageError | null> {
-  const known = scan.ahead.get(name);
-  scan.ahead.delete(name);
-  if (known !== undefined) return known;
-  if (scan.names[scan.next] !== name) return null;
-  const batch = scan.names.slice(scan.next, scan.next + BATCH);
-  scan.next += batch.length;
-  const nodes = await dir.children(batch);
-  scan.ahead.clear();
-  for (const [i, node] of nodes.entries()) if (i > 0) scan.ahead.set(batch[i]!, node);
-  return nodes[0]!;
-}
-
 function dirNode(dir: PointDir, within: Within): DirNode {
   const { scans } = within.share;
   return {
@@ -141,14 +119,19 @@ function dirNode(dir: PointDir, within: Within): DirNode {
     recorded: recordOf(dir),
     async list() {
       const entries = await dir.list();
-      scans.set(within.path, { names: entries.map(({ name }) => name), next: 0, ahead: new Map() });
+      scans.set(within.path, new Scan(entries.map(({ name }) => name)));
       return entries.map(({ name, kind }) => ({ name, kind: kind === 'other' ? 'unknown' : kind }));
     },
-    async child(name) {
+    child(name) {
+      const shown = (found: PointNode | ImageError | null): Node | null => {
+        if (found instanceof ImageError) throw found;
+        return found === null ? null : nodeFor(found, name, within);
+      };
       const scan = scans.get(within.path);
-      const found = (scan === undefined ? null : await scanned(dir, scan, name)) ?? (await dir.child(name));
-      if (found instanceof ImageError) throw found;
-      return found === null ? null : nodeFor(found, name, within);
+      const known = scan?.take(name);
+      if (known !== undefined) return shown(known);
+      const asked = scan === undefined ? Promise.resolve(null) : scan.ask(dir, name);
+      return asked.then(found => found ?? dir.child(name)).then(shown);
     },
   };
 }

@@ -22,6 +22,7 @@ import {
 } from './protocol.ts';
 import {
   type Answer,
+  after,
   entryOf,
   handleOf,
   madeBefore,
@@ -84,20 +85,21 @@ function attributes(session: Session, slot: Slot, index: number, path: string, n
   return allocated.then(bytes => put(node.size(), bytes));
 }
 
-export const lookup: Operation = async (session, slot, got) => {
+export const lookup: Operation = (session, slot, got) => {
   const parent = entryOf(session, slot);
   if (parent === undefined) return -ERRNO.ESTALE;
   const bytes = slot.bytes.subarray(REQUEST_HEADER, got - 1);
   if (!isUtf8(bytes)) return -ERRNO.ENOENT;
   const name = text.decode(bytes);
-  const dir = await nodeOf(session, parent);
-  if (dir.kind !== 'dir') return -ERRNO.ENOTDIR;
-  const node = await dir.child(name);
-  if (node === null) return -ERRNO.ENOENT;
-  await attributes(session, slot, 10, `${parent.path}/${name}`, node);
-  give(session, slot, 0, parent, name, node);
-  session.table.commit();
-  return ENTRY_OUT;
+  const found = (node: Node | null): Answer | Promise<Answer> => {
+    if (node === null) return -ERRNO.ENOENT;
+    return after(attributes(session, slot, 10, `${parent.path}/${name}`, node), () => {
+      give(session, slot, 0, parent, name, node);
+      session.table.commit();
+      return ENTRY_OUT;
+    });
+  };
+  return after(nodeOf(session, parent), dir => (dir.kind === 'dir' ? after(dir.child(name), found) : -ERRNO.ENOTDIR));
 };
 
 /** Puts the entry's head at word `index`; its attributes are there already. */
@@ -120,17 +122,17 @@ export const batchForget: Operation = (session, slot, got) => {
   return NO_REPLY;
 };
 
-export const getattr: Operation = async (session, slot) => {
+export const getattr: Operation = (session, slot) => {
   const entry = entryOf(session, slot);
   if (entry === undefined) return -ERRNO.ESTALE;
-  return attrReply(session, slot, entry, await nodeOf(session, entry));
+  return after(nodeOf(session, entry), node => attrReply(session, slot, entry, node));
 };
 
-async function attrReply(session: Session, slot: Slot, entry: Entry, node: Node): Promise<Answer> {
-  await attributes(session, slot, 4, entry.path, node);
-  putAttrHead(slot.bodyWords, 0, attrValid(node));
-  return ATTR_OUT;
-}
+const attrReply = (session: Session, slot: Slot, entry: Entry, node: Node): Answer | Promise<Answer> =>
+  after(attributes(session, slot, 4, entry.path, node), () => {
+    putAttrHead(slot.bodyWords, 0, attrValid(node));
+    return ATTR_OUT;
+  });
 
 /** Sizes may grow where the file allows it; times are accepted and not kept; owner and mode stay. */
 export const setattr: Operation = async (session, slot) => {
@@ -170,12 +172,12 @@ export async function resize(file: OpenFile, size: number): Promise<number> {
   return 0;
 }
 
-export const readlink: Operation = async (session, slot) => {
+export const readlink: Operation = (session, slot) => {
   const entry = entryOf(session, slot);
   if (entry === undefined) return -ERRNO.ESTALE;
-  const node = await nodeOf(session, entry);
-  if (node.kind !== 'link') return -ERRNO.EINVAL;
-  return new TextEncoder().encodeInto(node.target, slot.body).written;
+  return after(nodeOf(session, entry), node =>
+    node.kind === 'link' ? new TextEncoder().encodeInto(node.target, slot.body).written : -ERRNO.EINVAL,
+  );
 };
 
 export const opendir: Operation = async (session, slot) => {

@@ -51,6 +51,10 @@ export const madeBefore = (session: Session, slot: Slot): Handle | undefined =>
 
 const gone = (path: string): ImageError => new ImageError('not-found', 'no longer in the tree', { file: path });
 
+/** Goes on at once with what is there: only what has to be waited for costs a turn of the event loop. */
+export const after = <T, R>(value: T | Promise<T>, next: (value: T) => R | Promise<R>): R | Promise<R> =>
+  value instanceof Promise ? value.then(next) : next(value);
+
 /** The node behind an entry. After a take-over it is found again by its path. */
 export function nodeOf(session: Session, entry: Entry): Node | Promise<Node> {
   return entry.node ?? walk(session, entry);
