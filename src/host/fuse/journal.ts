@@ -2,7 +2,7 @@
  * What the kernel has been told and will come back with: node ids, open handles, the outcome of INIT. A process that
  * takes over a mount has nothing else to know them by, so each line is written before the answer that gives it away.
  *
- * Lines are JSON arrays: `["i", connection]`, `["n", id, path]`, `["o", fh, id, flags, unique]`, `["c", fh]`.
+ * Lines are JSON arrays: `["i", connection]`, `["n", id, path]`, `["n", id, path, target]`, `["o", fh, id, flags, unique]`, `["c", fh]`.
  */
 import fs from 'node:fs';
 import { ImageError } from '../../base/errors.ts';
@@ -18,7 +18,7 @@ export interface Connection {
 
 export type Line =
   | readonly ['i', Connection]
-  | readonly ['n', id: number, path: string]
+  | readonly ['n', id: number, path: string, target?: string]
   | readonly ['o', fh: number, id: number, flags: number, unique: string]
   | readonly ['c', fh: number];
 
@@ -116,7 +116,7 @@ function isLine(value: unknown): value is Line {
   if (!Array.isArray(value)) return false;
   const [kind, a, b, c, d] = value as unknown[];
   if (kind === 'i') return typeof a === 'object' && a !== null && 'resend' in a;
-  if (kind === 'n') return isId(a) && typeof b === 'string';
+  if (kind === 'n') return isId(a) && typeof b === 'string' && (c === undefined || typeof c === 'string');
   if (kind === 'o') return isId(a) && isId(b) && isId(c) && typeof d === 'string';
   return kind === 'c' && isId(a);
 }

@@ -175,9 +175,12 @@ export async function resize(file: OpenFile, size: number): Promise<number> {
 export const readlink: Operation = (session, slot) => {
   const entry = entryOf(session, slot);
   if (entry === undefined) return -ERRNO.ESTALE;
-  return after(nodeOf(session, entry), node =>
-    node.kind === 'link' ? new TextEncoder().encodeInto(node.target, slot.body).written : -ERRNO.EINVAL,
-  );
+  return after(nodeOf(session, entry), node => {
+    if (node.kind !== 'link') return -ERRNO.EINVAL;
+    // Known under this id with another target: the kernel looks the name up again, and gets another id.
+    if (entry.target !== null && entry.target !== node.target) return -ERRNO.ESTALE;
+    return new TextEncoder().encodeInto(node.target, slot.body).written;
+  });
 };
 
 export const opendir: Operation = async (session, slot) => {

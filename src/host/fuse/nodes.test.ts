@@ -43,6 +43,25 @@ describe('node ids', () => {
     expect(table.give(root, 'a', dir())).toBe(after);
   });
 
+  it('of links that point elsewhere are others, also after a take-over', () => {
+    const at = file();
+    const table = Table.fresh(dir(), at);
+    const root = table.entry(ROOT_ID)!;
+    const before = table.give(root, 'a', link);
+    const other = table.give(root, 'b', link);
+    expect(table.give(root, 'b', { ...link, target: 'y' }).id).not.toBe(other.id);
+    table.give(table.give(root, 'dir', dir()), 'within', link);
+    table.give(root, 'file of a backup', { ...link, recorded: { uid: 0, gid: 0, links: 1 } });
+    table.commit();
+    const next = Table.resumed(dir(), at);
+    const top = next.entry(ROOT_ID)!;
+    expect(new Set([...next.links()].map(({ parent, name }) => `${parent} ${name}`))).toEqual(
+      new Set(['1 a', '1 b', `${next.give(top, 'dir', dir()).id} within`]),
+    );
+    expect(next.give(top, 'a', link).id).toBe(before.id);
+    expect(next.give(top, 'a', { ...link, target: 'longer' }).id).not.toBe(before.id);
+  });
+
   it('stand for inodes that depend on the path alone', () => {
     expect(inodeOf('')).toBe(1);
     expect(inodeOf('/a')).toBe(inodeOf('/a'));

@@ -12,12 +12,15 @@ export class Entry {
   lookups: number;
   /** State of a read-only file when it was last opened: pages that the kernel kept are good while it is the same. */
   cached: string | null = null;
+  /** Of a link that may point elsewhere one day, what the kernel keeps of it. */
+  readonly target: string | null;
   #node: Node | WeakRef<Node> | null;
 
-  constructor(id: number, path: string, node: Node | null, lookups: number) {
+  constructor(id: number, path: string, node: Node | null, lookups: number, target = targetOf(node)) {
     this.id = id;
     this.path = path;
     this.lookups = lookups;
+    this.target = target;
     this.#node = node === null ? null : kept(node);
   }
 
@@ -31,8 +34,17 @@ export class Entry {
   }
 }
 
+const targetOf = (node: Node | null): string | null =>
+  node?.kind === 'link' && node.recorded === undefined ? node.target : null;
+
 /** The kernel remembers every file that was ever listed: what can be found again is not kept for that alone. */
 const kept = (node: Node): Node | WeakRef<Node> => (node.recorded === undefined ? node : new WeakRef(node));
+
+/** A name in a folder, by the folder's id. */
+export interface Name {
+  readonly parent: number;
+  readonly name: string;
+}
 
 export interface Handle {
   readonly fh: number;
@@ -59,6 +71,8 @@ export const stateOf = (file: FileNode): string => `${file.mtime.getTime()} ${fi
 
 const sameThing = (a: Node | null, b: Node): boolean =>
   a === null || (a.kind === b.kind && (a.kind !== 'file' || b.kind !== 'file' || a.writable === b.writable));
+
+const lineOf = ({ id, path, target }: Entry): Line => (target === null ? ['n', id, path] : ['n', id, path, target]);
 
 /** The journal is made anew when it has this many lines more than four for each thing that is alive. */
 const SLACK = 4096;
@@ -101,7 +115,7 @@ export class Table {
         this.#connection = line[1];
         break;
       case 'n':
-        this.#keep(new Entry(line[1], line[2], null, Number.POSITIVE_INFINITY));
+        this.#keep(new Entry(line[1], line[2], null, Number.POSITIVE_INFINITY, line[3] ?? null));
         this.#nextId = Math.max(this.#nextId, line[1] + 1);
         break;
       case 'o': {
@@ -122,7 +136,7 @@ export class Table {
 
   *#alive(): Iterable<Line> {
     if (this.#connection !== null) yield ['i', this.#connection];
-    for (const entry of this.#entries.values()) if (entry.id !== ROOT_ID) yield ['n', entry.id, entry.path];
+    for (const entry of this.#entries.values()) if (entry.id !== ROOT_ID) yield lineOf(entry);
     for (const handle of this.handles()) yield ['o', handle.fh, handle.id, handle.flags, handle.unique];
   }
 
@@ -143,19 +157,29 @@ export class Table {
     return this.#entries.get(id);
   }
 
-  /** The entry for `name` in `parent`, counted once more. A thing of another kind gets another id. */
+  /** The entry for `name` in `parent`, counted once more. A thing of another kind, or a link to elsewhere, gets another id. */
   give(parent: Entry, name: string, node: Node): Entry {
     const path = `${parent.path}/${name}`;
     const known = this.#byPath.get(path);
-    if (known !== undefined && sameThing(known.node, node)) {
+    if (known !== undefined && known.target === targetOf(node) && sameThing(known.node, node)) {
       known.node = node;
       known.lookups++;
       return known;
     }
     const entry = new Entry(this.#nextId++, path, node, 1);
     this.#keep(entry);
-    this.#journal.note(['n', entry.id, path]);
+    this.#journal.note(lineOf(entry));
     return entry;
+  }
+
+  /** Links that the kernel may know and that may point elsewhere by now. */
+  *links(): Iterable<Name> {
+    for (const { path, target } of this.#entries.values()) {
+      if (target === null) continue;
+      const slash = path.lastIndexOf('/');
+      const parent = this.#byPath.get(path.slice(0, slash));
+      if (parent !== undefined) yield { parent: parent.id, name: path.slice(slash + 1) };
+    }
   }
 
   forget(id: number, count: number): void {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { DirNode, FileNode, OpenFile } from '../../base/contracts.ts';
+import type { DirNode, FileNode, LinkNode, OpenFile } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
 import { Table } from './nodes.ts';
 import { operate } from './operate.ts';
@@ -96,6 +96,7 @@ describe('INIT', () => {
     expect([major, minor, maxWrite, pages! % 65536]).toEqual([7, 45, 2 ** 20, 256]);
     expect(background! % 65536).toBe(64);
     expect(flags! & INIT.ASYNC_DIO).toBe(INIT.ASYNC_DIO);
+    expect(flags! & INIT.CACHE_SYMLINKS).toBe(INIT.CACHE_SYMLINKS);
     expect(flags! & ((1 << 16) | (1 << 1) | (1 << 10))).toBe(0);
     expect(flags2).toBe(INIT2.DIRECT_IO_ALLOW_MMAP + INIT2.HAS_RESEND);
     expect(calls).toEqual(['init']);
@@ -114,6 +115,16 @@ it('knows names as bytes', async () => {
   expect(await lookup(Buffer.from('disk\0'))).toBe(128);
   expect(await lookup(Uint8Array.of(0xff, 0xfe, 0))).toBe(-ERRNO.ENOENT);
   expect(await lookup(Buffer.from('other\0'))).toBe(-ERRNO.ENOENT);
+});
+
+it('has a link looked up again that points elsewhere than the kernel may have kept', async () => {
+  const { ask, slot, session } = setUp();
+  const link: LinkNode = { kind: 'link', mtime: new Date(0), target: 'old' };
+  const entry = session.table.give(session.table.entry(ROOT_ID)!, 'latest', link);
+  expect(await ask(OPCODE.readlink, entry.id, [])).toBe(3);
+  expect(Buffer.from(slot.body.subarray(0, 3)).toString()).toBe('old');
+  entry.node = { ...link, target: 'new' };
+  expect(await ask(OPCODE.readlink, entry.id, [])).toBe(-ERRNO.ESTALE);
 });
 
 it('leaves names out that the kernel would refuse', async () => {

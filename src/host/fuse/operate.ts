@@ -34,8 +34,10 @@ const flagNames = [
   'ASYNC_DIO',
   'PARALLEL_DIROPS',
   'MAX_PAGES',
+  'CACHE_SYMLINKS',
   'INIT_EXT',
 ] as const;
+/** Targets of links stay with the kernel as long as their node does, so another target is another node (`nodes.ts`). */
 const WANTED = flagNames.reduce((sum, name) => sum + INIT[name], 0);
 
 /**

@@ -79,6 +79,7 @@ export const INIT = {
   ASYNC_DIO: 2 ** 15,
   PARALLEL_DIROPS: 2 ** 18,
   MAX_PAGES: 2 ** 22,
+  CACHE_SYMLINKS: 2 ** 23,
   INIT_EXT: 2 ** 30,
 } as const;
 
@@ -116,6 +117,7 @@ export const REPLY_HEADER = 16;
 export const IN = { LENGTH: 0, OPCODE: 1, UNIQUE: 2, NODE: 4, PID: 8, BODY: 10 } as const;
 
 export const RESENT_BIT = 0x8000_0000;
+export const NOTIFY_INVAL_ENTRY = 3;
 export const NOTIFY_RESEND = 7;
 
 /** `d_type` of a directory entry. */

@@ -12,8 +12,9 @@ import type { DirNode } from '../../base/contracts.ts';
 import { errnoOf, ImageError } from '../../base/errors.ts';
 import type { Connection } from './journal.ts';
 import { Table } from './nodes.ts';
+import { invalidate, resend } from './notify.ts';
 import { operate } from './operate.ts';
-import { ERRNO, IN, NOTIFY_RESEND, OPCODE, REPLY_HEADER, REQUEST_HEADER, RESENT_BIT } from './protocol.ts';
+import { ERRNO, IN, OPCODE, REPLY_HEADER, REQUEST_HEADER, RESENT_BIT } from './protocol.ts';
 import { type Answer, describe, NO_REPLY, reopen, type Session, uniqueOf } from './session.ts';
 import { type Slot, slotPool } from './slot.ts';
 import { Suspects } from './suspects.ts';
@@ -66,20 +67,6 @@ const isEnd = (code: string): boolean => code === 'ENODEV' || code === 'ECONNABO
 const failed = (what: string, cause: unknown): ImageError =>
   new ImageError('io', `${what} failed (${codeOf(cause) || String(cause)})`, { file: '/dev/fuse' }, { cause });
 
-/** Asks the kernel to send again every request that the earlier process did not answer. */
-function resend(fd: number): void {
-  try {
-    fs.writeSync(fd, new Uint8Array(Uint32Array.of(REPLY_HEADER, NOTIFY_RESEND, 0, 0).buffer));
-  } catch (cause) {
-    throw new ImageError(
-      'unsupported',
-      'this kernel cannot hand a mount over',
-      {},
-      { cause, hint: 'Linux 6.9 or newer' },
-    );
-  }
-}
-
 function begin(root: DirNode, options: ServeOptions): Session {
   if (endianness() !== 'LE') throw new ImageError('unsupported', 'FUSE is spoken on little-endian machines only');
   const resume = options.resume === true;
@@ -103,6 +90,8 @@ export function serveFuse(fd: number, root: DirNode, options: ServeOptions = {})
   const session = begin(root, options);
   if (options.resume === true) {
     resend(fd);
+    // Not awaited: the kernel lets go of a name once the requests for it are answered, which are answered here.
+    invalidate(fd, [...session.table.links()]);
     // Claimed in the old order before anybody else can open them; a failure shows at the handle's first use.
     for (const handle of session.table.handles()) reopen(session, handle).catch(() => undefined);
     const connection = session.table.connection;
