@@ -186,7 +186,7 @@ export class Parser implements AsyncDisposable {
       env: { LC_ALL: 'C', ...FRUGAL_MALLOC, ...env },
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-      ...tied([...flags, `--max-old-space-size=${this.#limits.heap}`, '--max-semi-space-size=4']),
+      ...tied([...flags, `--max-old-space-size=${this.#limits.heap}`, '--max-semi-space-size=2']),
     });
     const child: Child = {
       pid: channel.pid ?? 0,

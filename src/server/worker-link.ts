@@ -12,7 +12,7 @@ const WORKER = fileURLToPath(new URL('./worker.ts', import.meta.url));
 const POOL_THREADS = '16';
 
 /** What serving makes garbage of is small; by default V8 lets more than 100 MiB of it lie when a large folder is listed. */
-const YOUNG_MIB = 4;
+const YOUNG_MIB = 2;
 
 /** While an order is not carried out the worker is woken so often, in ms. */
 const POKE_MS = 5;

@@ -62,6 +62,32 @@ describe('node ids', () => {
     expect(next.give(top, 'a', { ...link, target: 'longer' }).id).not.toBe(before.id);
   });
 
+  it('keep the nodes of few files of a backup, and of all else', () => {
+    const recorded = { uid: 0, gid: 0, links: 1 };
+    const table = Table.fresh(dir(), undefined);
+    const root = table.entry(ROOT_ID)!;
+    const plain = table.give(root, 'plain', link);
+    const entries = Array.from({ length: 3000 }, (_, i) => table.give(root, `${i}`, { ...link, recorded }));
+    expect(entries.filter(({ node }) => node !== null)).toEqual(entries.slice(-1024));
+    expect(plain.node).toBe(link);
+    table.found(entries[0]!, { ...link, recorded });
+    expect([entries[0]!.node, entries.at(-1024)!.node]).toEqual([{ ...link, recorded }, null]);
+  });
+
+  it('have their paths also where a folder above was forgotten before', () => {
+    const at = file();
+    const table = Table.fresh(dir(), at);
+    const above = table.give(table.entry(ROOT_ID)!, 'above', dir());
+    const within = table.give(above, 'within', link);
+    table.forget(above.id, 1);
+    expect(within.path).toBe('/above/within');
+    fs.writeFileSync(at, `["n",${within.id},"/above/within","x"]\n`);
+    const next = Table.resumed(dir(), at);
+    expect(next.entry(within.id)?.path).toBe('/above/within');
+    expect([...next.links()]).toEqual([]);
+    expect(next.give(next.entry(ROOT_ID)!, 'above', dir()).id).toBeGreaterThan(within.id);
+  });
+
   it('stand for inodes that depend on the path alone', () => {
     expect(inodeOf('')).toBe(1);
     expect(inodeOf('/a')).toBe(inodeOf('/a'));

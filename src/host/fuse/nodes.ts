@@ -4,10 +4,14 @@ import type { DirNode, FileNode, Node, OpenFile } from '../../base/contracts.ts'
 import { type Connection, createJournal, type Journal, type Line, noJournal, readJournal } from './journal.ts';
 import { ROOT_ID } from './protocol.ts';
 
-/** What the kernel knows by an id. */
+/** What the kernel knows by an id. There is one for every file that was ever listed, so it has its name and no path. */
 export class Entry {
   readonly id: number;
-  readonly path: string;
+  /** null: the root. */
+  readonly parent: Entry | null;
+  readonly name: string;
+  /** What the kernel was last told for each name in it. */
+  #children: Map<string, Entry> | null = null;
   /** How many answers with this id the kernel has not forgotten. Not known after a take-over: then it stays for good. */
   lookups: number;
   /** State of a read-only file when it was last opened: pages that the kernel kept are good while it is the same. */
@@ -16,12 +20,37 @@ export class Entry {
   readonly target: string | null;
   #node: Node | WeakRef<Node> | null;
 
-  constructor(id: number, path: string, node: Node | null, lookups: number, target = targetOf(node)) {
+  constructor(
+    id: number,
+    parent: Entry | null,
+    name: string,
+    node: Node | null,
+    lookups: number,
+    target = targetOf(node),
+  ) {
     this.id = id;
-    this.path = path;
+    this.parent = parent;
+    this.name = name;
     this.lookups = lookups;
     this.target = target;
     this.#node = node === null ? null : kept(node);
+  }
+
+  get path(): string {
+    return this.parent === null ? '' : `${this.parent.path}/${this.name}`;
+  }
+
+  child(name: string): Entry | undefined {
+    return this.#children?.get(name);
+  }
+
+  adopt(child: Entry): void {
+    this.#children ??= new Map();
+    this.#children.set(child.name, child);
+  }
+
+  drop(child: Entry): void {
+    if (this.#children?.get(child.name) === child) this.#children.delete(child.name);
   }
 
   /** null after a take-over, or when the memory was needed, until the path is walked again. */
@@ -32,13 +61,24 @@ export class Entry {
   set node(node: Node) {
     this.#node = kept(node);
   }
+
+  /** It can be found again. */
+  forgetNode(): void {
+    this.#node = null;
+  }
 }
 
 const targetOf = (node: Node | null): string | null =>
   node?.kind === 'link' && node.recorded === undefined ? node.target : null;
 
-/** The kernel remembers every file that was ever listed: what can be found again is not kept for that alone. */
-const kept = (node: Node): Node | WeakRef<Node> => (node.recorded === undefined ? node : new WeakRef(node));
+/** What is in a backup can be found again, and is not kept because the kernel remembers it. */
+const isAgainFound = (node: Node): boolean => node.recorded !== undefined;
+/** Weak references are for folders alone, since each costs more than the rest of an entry. */
+const kept = (node: Node): Node | WeakRef<Node> =>
+  node.kind === 'dir' && isAgainFound(node) ? new WeakRef(node) : node;
+
+/** Files out of backups that stay for whoever opens what he has just looked up. */
+const RECENT = 1024;
 
 /** A name in a folder, by the folder's id. */
 export interface Name {
@@ -78,20 +118,23 @@ const lineOf = ({ id, path, target }: Entry): Line => (target === null ? ['n', i
 const SLACK = 4096;
 
 export class Table {
+  readonly #root: Entry;
   readonly #entries = new Map<number, Entry>();
-  readonly #byPath = new Map<string, Entry>();
   readonly #handles: (Handle | undefined)[] = [];
   readonly #freeHandles: number[] = [];
   readonly #journal: Journal;
   #nextId = ROOT_ID + 1;
   #connection: Connection | null = null;
+  readonly #recent: Entry[] = [];
+  #oldest = 0;
 
   /** The last commit failed: what it had to write is still to be written. */
   #owes = false;
 
   private constructor(root: DirNode, journal: Journal) {
     this.#journal = journal;
-    this.#keep(new Entry(ROOT_ID, '', root, Number.POSITIVE_INFINITY));
+    this.#root = new Entry(ROOT_ID, null, '', root, Number.POSITIVE_INFINITY);
+    this.#keep(this.#root);
   }
 
   static fresh(root: DirNode, nodesFile: string | undefined): Table {
@@ -115,7 +158,7 @@ export class Table {
         this.#connection = line[1];
         break;
       case 'n':
-        this.#keep(new Entry(line[1], line[2], null, Number.POSITIVE_INFINITY, line[3] ?? null));
+        this.#keep(this.#recorded(line[1], line[2], line[3] ?? null));
         this.#nextId = Math.max(this.#nextId, line[1] + 1);
         break;
       case 'o': {
@@ -129,9 +172,19 @@ export class Table {
     }
   }
 
+  /** The kernel may have forgotten a folder whose id came before that of something in it. */
+  #recorded(id: number, path: string, target: string | null): Entry {
+    const names = path.split('/').slice(1);
+    const name = names.pop() ?? '';
+    let parent = this.#root;
+    for (const its of names)
+      parent = parent.child(its) ?? new Entry(0, parent, its, null, Number.POSITIVE_INFINITY, null);
+    return new Entry(id, parent, name, null, Number.POSITIVE_INFINITY, target);
+  }
+
   #keep(entry: Entry): void {
     this.#entries.set(entry.id, entry);
-    this.#byPath.set(entry.path, entry);
+    entry.parent?.adopt(entry);
   }
 
   *#alive(): Iterable<Line> {
@@ -159,26 +212,39 @@ export class Table {
 
   /** The entry for `name` in `parent`, counted once more. A thing of another kind, or a link to elsewhere, gets another id. */
   give(parent: Entry, name: string, node: Node): Entry {
-    const path = `${parent.path}/${name}`;
-    const known = this.#byPath.get(path);
+    const known = parent.child(name);
     if (known !== undefined && known.target === targetOf(node) && sameThing(known.node, node)) {
       known.node = node;
       known.lookups++;
+      this.#note(known, node);
       return known;
     }
-    const entry = new Entry(this.#nextId++, path, node, 1);
+    const entry = new Entry(this.#nextId++, parent, name, node, 1);
     this.#keep(entry);
+    this.#note(entry, node);
     this.#journal.note(lineOf(entry));
     return entry;
   }
 
+  #note(entry: Entry, node: Node): void {
+    if (node.kind === 'dir' || !isAgainFound(node)) return;
+
+    this.#recent[this.#oldest]?.forgetNode();
+    this.#recent[this.#oldest] = entry;
+    this.#oldest = (this.#oldest + 1) % RECENT;
+  }
+
+  /** Finds an entry's node again. */
+  found(entry: Entry, node: Node): void {
+    entry.node = node;
+    this.#note(entry, node);
+  }
+
   /** Links that the kernel may know and that may point elsewhere by now. */
   *links(): Iterable<Name> {
-    for (const { path, target } of this.#entries.values()) {
-      if (target === null) continue;
-      const slash = path.lastIndexOf('/');
-      const parent = this.#byPath.get(path.slice(0, slash));
-      if (parent !== undefined) yield { parent: parent.id, name: path.slice(slash + 1) };
+    for (const { parent, name, target } of this.#entries.values()) {
+      if (target !== null && parent !== null && this.#entries.get(parent.id) === parent)
+        yield { parent: parent.id, name };
     }
   }
 
@@ -188,7 +254,7 @@ export class Table {
     entry.lookups -= count;
     if (entry.lookups > 0) return;
     this.#entries.delete(id);
-    if (this.#byPath.get(entry.path) === entry) this.#byPath.delete(entry.path);
+    entry.parent?.drop(entry);
   }
 
   open(entry: Entry, flags: number, unique: string, file: OpenFile | null): Handle {

@@ -55,20 +55,16 @@ const gone = (path: string): ImageError => new ImageError('not-found', 'no longe
 export const after = <T, R>(value: T | Promise<T>, next: (value: T) => R | Promise<R>): R | Promise<R> =>
   value instanceof Promise ? value.then(next) : next(value);
 
-/** The node behind an entry. After a take-over it is found again by its path. */
+/** The node behind an entry. After a take-over it is found again by its name. */
 export function nodeOf(session: Session, entry: Entry): Node | Promise<Node> {
   return entry.node ?? walk(session, entry);
 }
 
 async function walk(session: Session, entry: Entry): Promise<Node> {
-  let node: Node = session.root;
-  for (const name of entry.path.split('/').slice(1)) {
-    if (node.kind !== 'dir') throw gone(entry.path);
-    const next: Node | null = await node.child(name);
-    if (next === null) throw gone(entry.path);
-    node = next;
-  }
-  entry.node = node;
+  const dir = entry.parent === null ? session.root : await nodeOf(session, entry.parent);
+  const node = dir.kind === 'dir' ? await dir.child(entry.name) : null;
+  if (node === null) throw gone(entry.path);
+  session.table.found(entry, node);
   return node;
 }
 
