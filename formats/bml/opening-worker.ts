@@ -1,7 +1,8 @@
 /** A thread that opens records. */
-import { type Faults, Known, type Orders } from './opening.ts';
-import { serveThread } from './thread.ts';
+import { Known, type Orders } from '../../src/base/threads/orders.ts';
+import { serveThread } from '../../src/base/threads/thread.ts';
+import { openAll } from './opening.ts';
 
 const known = new Known();
 
-serveThread((orders: Orders): Faults => known.open(orders));
+serveThread((orders: Orders) => openAll(known, orders));

@@ -2,6 +2,7 @@
 import type { KeyObject } from 'node:crypto';
 import { hash } from 'node:crypto';
 import type { Bytes } from '../../src/base/contracts.ts';
+import type { Faults, Known, Numbers, Ordered, Orders } from '../../src/base/threads/orders.ts';
 import { decompressInto } from './codec.ts';
 import { AAD, COUNTER, unsealNow } from './crypto.ts';
 import { TAG } from './node.ts';
@@ -54,40 +55,11 @@ export function openInto(into: Uint8Array, body: Uint8Array, opening: Opening): 
   return null;
 }
 
-/** What a thread is told: several blocks to open, in numbers, since every object of a message costs time. */
-export interface Orders {
-  /** `ORDER` numbers for each block. */
-  readonly numbers: Float64Array<ArrayBuffer>;
-  /** For each the associated data, then the digest. */
-  readonly about: Uint8Array<ArrayBuffer>;
-  /** Memory and keys that the thread has not been given yet, by the numbers that the orders have for them. */
-  readonly memory: readonly (readonly [number, SharedArrayBuffer])[];
-  readonly keys: readonly (readonly [number, KeyObject])[];
-  /** Numbers of memory that it needs no longer. */
-  readonly forget: readonly number[];
-}
-
-/** Why each block could not be opened; null: it was. */
-export type Faults = readonly (string | null)[];
-
 /** An order: memory, place and length of the body; memory and place of the block, plain length; codec; key, 0: none; place of its sectors, -1: none. */
 export const ORDER = 9;
 const ABOUT = AAD + TAG;
 
-/** A block to be opened in a thread: the memory of both is shared. */
-export interface Ordered {
-  readonly body: Uint8Array;
-  readonly into: Uint8Array;
-  readonly opening: Opening;
-}
-
-/** Numbers for memory and keys. */
-export interface Numbers {
-  memory(buffer: ArrayBufferLike): number;
-  key(key: KeyObject): number;
-}
-
-export function ordersOf(all: readonly Ordered[], of: Numbers): Pick<Orders, 'numbers' | 'about'> {
+export function ordersOf(all: readonly Ordered<Opening>[], of: Numbers): Pick<Orders, 'numbers' | 'about'> {
   const numbers = new Float64Array(all.length * ORDER);
   const about = new Uint8Array(all.length * ABOUT);
   for (const [i, { body, into, opening }] of all.entries()) {
@@ -101,31 +73,24 @@ export function ordersOf(all: readonly Ordered[], of: Numbers): Pick<Orders, 'nu
   return { numbers, about };
 }
 
-/** What the numbers in orders mean to a thread. */
-export class Known {
-  readonly #memory = new Map<number, SharedArrayBuffer>();
-  readonly #keys = new Map<number, KeyObject>();
-
-  open({ numbers, about, memory, keys, forget }: Orders): Faults {
-    for (const number of forget) this.#memory.delete(number);
-    for (const [number, buffer] of memory) this.#memory.set(number, buffer);
-    for (const [number, key] of keys) this.#keys.set(number, key);
-    return Array.from({ length: numbers.length / ORDER }, (_, i) => {
-      const [from, bodyAt, body, to, at, length, codec, key, sectorsAt] = [
-        ...numbers.subarray(i * ORDER, (i + 1) * ORDER),
-      ] as [number, number, number, number, number, number, number, number, number];
-      const aad = about.slice(i * ABOUT, i * ABOUT + AAD);
-      const digest = about.subarray(i * ABOUT + AAD, (i + 1) * ABOUT);
-      const opening: Opening = {
-        key: key === 0 ? null : this.#keys.get(key)!,
-        aad,
-        digest,
-        codec,
-        length,
-        ...(sectorsAt < 0 ? {} : { sectorsAt }),
-      };
-      const packed = new Uint8Array(this.#memory.get(from)!, bodyAt, body);
-      return openInto(new Uint8Array(this.#memory.get(to)!, at, length), packed, opening);
-    });
-  }
+/** The work of a thread. */
+export function openAll(known: Known, orders: Orders): Faults {
+  const { numbers, about } = orders;
+  known.learn(orders);
+  return Array.from({ length: numbers.length / ORDER }, (_, i) => {
+    const [from, bodyAt, body, to, at, length, codec, key, sectorsAt] = [
+      ...numbers.subarray(i * ORDER, (i + 1) * ORDER),
+    ] as [number, number, number, number, number, number, number, number, number];
+    const aad = about.slice(i * ABOUT, i * ABOUT + AAD);
+    const digest = about.subarray(i * ABOUT + AAD, (i + 1) * ABOUT);
+    const opening: Opening = {
+      key: key === 0 ? null : known.key(key),
+      aad,
+      digest,
+      codec,
+      length,
+      ...(sectorsAt < 0 ? {} : { sectorsAt }),
+    };
+    return openInto(known.bytes(to, at, length), known.bytes(from, bodyAt, body), opening);
+  });
 }

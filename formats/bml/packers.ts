@@ -1,7 +1,7 @@
 /** Threads that pack blocks, one for each core, started when there is enough to do. */
+import { Threads } from '../../src/base/threads/threads.ts';
 import { type Batch, type PackSpec, packBatch } from './pack.ts';
 import type { Order } from './pack-worker.ts';
-import { Threads } from './threads.ts';
 
 /** So many batches are packed in the caller's thread: small layers are done before a thread would have started. */
 const AT_HOME = 4;

@@ -1,7 +1,7 @@
 /** Threads that do one kind of work: started when there is some, given messages in turn, each answered by one in order. */
 import os from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { ImageError } from '../../src/base/errors.ts';
+import { ImageError } from '../errors.ts';
 
 /** What a thread says first. */
 export const READY = 'ready';
