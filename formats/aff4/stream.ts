@@ -1,11 +1,15 @@
 /** A stream of chunks, in bevies of many: a bevy, an index of where its chunks lie, and digests of the chunks. */
 
-import { hash } from 'node:crypto';
-import { inflateRawSync, inflateSync } from 'node:zlib';
-import type { Bytes } from '../../src/base/contracts.ts';
+import type { Bytes, Done } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { lz4Block } from '../../src/base/packing/lz4.ts';
-import { snappyBlock } from '../../src/base/packing/snappy.ts';
+import {
+  type Chunk,
+  type ChunkDigest,
+  chunkOpeners,
+  digestHolds,
+  type Method,
+  OTHER_DIGEST,
+} from '../../src/base/packing/chunk.ts';
 import { RecentPages } from '../../src/base/pages.ts';
 import { METADATA } from '../../src/base/shared-budget.ts';
 import { viewOf } from '../../src/base/struct.ts';
@@ -20,7 +24,7 @@ const LONGEST_INDEX: Bytes = 8 * 2 ** 20;
 const MOST_BEVIES = 64;
 
 /** Algorithms of block hashes, the ones that are computed fastest first, and the lengths of their digests. */
-export const BLOCK_HASHES: Readonly<Record<string, readonly [algorithm: string, length: Bytes]>> = {
+export const BLOCK_HASHES: Readonly<Record<string, readonly [algorithm: ChunkDigest, length: Bytes]>> = {
   sha1: ['sha1', 20],
   sha256: ['sha256', 32],
   blake2b: ['blake2b512', 64],
@@ -28,39 +32,16 @@ export const BLOCK_HASHES: Readonly<Record<string, readonly [algorithm: string, 
   md5: ['md5', 16],
 };
 
-type Decode = (packed: Uint8Array, into: Uint8Array) => number;
-
-function inflated(inflate: typeof inflateSync): Decode {
-  return (packed, into) => {
-    const content = inflate(packed, { maxOutputLength: into.length, chunkSize: into.length + 64 });
-    into.set(content);
-    return content.length;
-  };
-}
-
-/** Raw deflate by the name of the method; some writers put the header of zlib before it. */
-const deflated: Decode = (packed, into) => {
-  try {
-    return inflated(inflateRawSync)(packed, into);
-  } catch {
-    return inflated(inflateSync)(packed, into);
-  }
-};
-
-const stored: Decode = (packed, into) => {
-  into.set(packed);
-  return packed.length;
-};
-
-const METHODS: Readonly<Record<string, Decode>> = {
-  'http://code.google.com/p/snappy/': snappyBlock,
-  'https://github.com/google/snappy': snappyBlock,
-  'https://code.google.com/p/lz4/': (packed, into) => lz4Block(packed, into, 0, into.length),
-  'https://tools.ietf.org/html/rfc1951': deflated,
-  'http://tools.ietf.org/html/rfc1951': deflated,
-  'https://www.ietf.org/rfc/rfc1950.txt': inflated(inflateSync),
-  [`${AFF4}compression/stored`]: stored,
-  [`${AFF4}NullCompressor`]: stored,
+/** null: stored as it is. */
+const METHODS: Readonly<Record<string, Method | null>> = {
+  'http://code.google.com/p/snappy/': 'snappy',
+  'https://github.com/google/snappy': 'snappy',
+  'https://code.google.com/p/lz4/': 'lz4',
+  'https://tools.ietf.org/html/rfc1951': 'deflate',
+  'http://tools.ietf.org/html/rfc1951': 'deflate',
+  'https://www.ietf.org/rfc/rfc1950.txt': 'zlib',
+  [`${AFF4}compression/stored`]: null,
+  [`${AFF4}NullCompressor`]: null,
 };
 
 /** What is known about a bevy once it was needed. */
@@ -74,11 +55,6 @@ export interface Bevy {
   readonly digests: Uint8Array | null;
 }
 
-/** A buffer that chunks are read into, one after the other, as long as reading waits for nothing. */
-interface Tray {
-  free: Uint8Array;
-}
-
 export class ImageStream {
   readonly name: string;
   readonly volume: Volume;
@@ -88,13 +64,12 @@ export class ImageStream {
   readonly chunks: number;
   /** Algorithms that block hashes are stored of. */
   readonly hashes: readonly string[];
-  readonly #decode: Decode;
+  readonly #method: Method | null;
   /** The one of them that is compared whenever a chunk is read. */
   readonly #hash: string | null;
   readonly #recent = new RecentPages<Bevy>();
   readonly #took = METADATA.join(this.#recent);
   readonly #coming = new Map<number, Promise<Bevy>>();
-  readonly #tray: Tray = { free: new Uint8Array(0) };
 
   constructor(volume: Volume, name: string) {
     const { file, graph } = volume;
@@ -117,13 +92,14 @@ export class ImageStream {
       throw new ImageError('unsupported', message, { file, field: 'chunksInSegment' });
     }
     this.chunks = Math.ceil(this.size / this.chunkSize);
-    const method = factOf(graph, name, 'compressionMethod');
-    const decode = method === null ? stored : METHODS[method];
-    if (decode === undefined) {
-      const message = `the compression "${method!.slice(0, 100)}" is not known`;
+    const told = factOf(graph, name, 'compressionMethod');
+    const method = told === null ? null : METHODS[told];
+    if (method === undefined) {
+      const message = `the compression "${told!.slice(0, 100)}" is not known`;
       throw new ImageError('unsupported', message, { file, field: 'compressionMethod' });
     }
-    this.#decode = decode;
+    this.#method = method;
+    if (method !== null) chunkOpeners.prepare(method);
     this.hashes = Object.keys(BLOCK_HASHES).filter(kind => volume.bevies(name)?.has(kind) === true);
     this.#hash = this.hashes[0] ?? null;
   }
@@ -193,28 +169,33 @@ export class ImageStream {
     const place = this.place(bevy, chunk);
     const { source, file } = this.volume;
     const whole = into.subarray(0, this.chunkSize);
-    let length = this.chunkSize;
-    if (place.length === this.chunkSize) await source.read(whole, place.at);
-    else {
-      if (this.#tray.free.length < place.length) this.#tray.free = new Uint8Array(this.chunkSize);
-      const raw = this.#tray.free.subarray(0, place.length);
-      const reading = source.read(raw, place.at);
-      // Who has to wait keeps the buffer, and the next chunk gets another.
-      if (reading !== undefined) this.#tray.free = new Uint8Array(0);
-      if (reading !== undefined) await reading;
-      try {
-        length = this.#decode(raw, whole);
-      } catch (cause) {
-        const where = { file, at: place.at };
-        throw new ImageError('corrupt', `chunk ${chunk} of ${this.name} cannot be unpacked`, where, { cause });
-      }
-    }
     const needed = this.lengthOf(chunk);
-    if (length < needed) throw corrupt(`chunk ${chunk} of ${this.name} has ${length} bytes`, file, place.at);
-    if (bevy.digests !== null && !this.holds(this.#hash!, bevy.digests, chunk, whole.subarray(0, length))) {
-      throw corrupt(`the ${this.#hash} of chunk ${chunk} of ${this.name} does not hold`, file, place.at);
+    const digest = this.#digestOf(bevy, chunk);
+    const read = (raw: Uint8Array): Done => source.read(raw, place.at);
+    let fault: string | null;
+    if (place.length === this.chunkSize || this.#method === null) {
+      // A chunk that does not shrink is stored as it is.
+      const raw = whole.subarray(0, place.length);
+      await read(raw);
+      fault = place.length < needed ? `has ${place.length} bytes` : null;
+      if (fault === null && digest !== null && !digestHolds(digest.algorithm, digest.stands, raw, needed))
+        fault = OTHER_DIGEST;
+    } else {
+      const wanted = { method: this.#method, length: this.chunkSize, needed, digest };
+      fault = await chunkOpeners.fetch(place.length, read, wanted, whole);
     }
+    if (fault === OTHER_DIGEST)
+      throw corrupt(`the ${this.#hash} of chunk ${chunk} of ${this.name} does not hold`, file, place.at);
+    if (fault !== null) throw corrupt(`chunk ${chunk} of ${this.name} ${fault}`, file, place.at);
     into.fill(0, needed);
+  }
+
+  /** What is compared whenever a chunk is read. */
+  #digestOf({ digests }: Bevy, chunk: number): Chunk['digest'] {
+    if (digests === null) return null;
+    const [algorithm, length] = BLOCK_HASHES[this.#hash!]!;
+    const at = (chunk % this.perBevy) * length;
+    return { algorithm, stands: digests.subarray(at, at + length) };
   }
 
   /** Where a chunk lies in the file. 'corrupt' where that is not inside its bevy. */
@@ -230,11 +211,6 @@ export class ImageStream {
   holds(kind: string, digests: Uint8Array, chunk: number, content: Uint8Array): boolean {
     const [algorithm, length] = BLOCK_HASHES[kind]!;
     const at = (chunk % this.perBevy) * length;
-    const stands = digests.subarray(at, at + length);
-    const needed = this.lengthOf(chunk);
-    for (const part of new Set([content.length, needed])) {
-      if (Buffer.compare(hash(algorithm, content.subarray(0, part), 'buffer'), stands) === 0) return true;
-    }
-    return false;
+    return digestHolds(algorithm, digests.subarray(at, at + length), content, this.lengthOf(chunk));
   }
 }

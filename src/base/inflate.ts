@@ -3,7 +3,13 @@
  * a stream, an object and a buffer for every call, which takes longer than most blocks; where the optional package `koffi`
  * is there, the library inside Node is used with streams that are kept (zlib.h, `z_stream`).
  */
-import { constants, inflate as nodeInflate, inflateRaw as nodeInflateRaw } from 'node:zlib';
+import {
+  constants,
+  inflate as nodeInflate,
+  inflateRaw as nodeInflateRaw,
+  inflateRawSync as nodeInflateRawSync,
+  inflateSync as nodeInflateSync,
+} from 'node:zlib';
 import { callAside } from './aside.ts';
 import { type Koffi, koffi } from './native.ts';
 import { Pace } from './pace.ts';
@@ -145,6 +151,27 @@ function inflateNow(its: Zlib, packed: Uint8Array, into: Uint8Array, wrapping: W
     its.give(stream);
     pace.took(performance.now() - began);
   }
+}
+
+/** As `inflateInto`, in the caller's thread: for one that does nothing else. */
+export function inflateSync(packed: Uint8Array, into: Uint8Array, wrapping: Wrapping): number {
+  const its = zlib();
+  if (its !== null) return inflateNow(its, packed, into, wrapping);
+  const options = { maxOutputLength: into.length, chunkSize: into.length + 64 };
+  const out =
+    wrapping === 'zlib'
+      ? nodeInflateSync(packed, options)
+      : nodeInflateRawSync(packed, { ...options, finishFlush: constants.Z_SYNC_FLUSH });
+  into.set(out);
+  return out.length;
+}
+
+/** Deflate of nothing. */
+const NOTHING = Uint8Array.of(3, 0);
+
+/** Has what the first call would have to find and make. */
+export function prepareInflate(): void {
+  inflateSync(NOTHING, new Uint8Array(1), 'raw');
 }
 
 async function inflateAside(its: Zlib, packed: Uint8Array, into: Uint8Array, wrapping: Wrapping): Promise<number> {

@@ -57,8 +57,6 @@ export interface Foreign {
 }
 
 export interface NativeZlib {
-  /** Decompresses a zlib stream to the start of `into`: how much came out; -1 where it is damaged or more than fits. */
-  uncompress(packed: Uint8Array, into: Uint8Array): number;
   adler32(data: Uint8Array): number;
 }
 
@@ -128,21 +126,12 @@ export function koffi(): Koffi | null {
   }
 }
 
-/** Node has zlib inside, and shows it to its addons; called so, a stream costs no object of JavaScript. */
+/** Node has zlib inside, and shows it to its addons. */
 function openZlib(ffi: Koffi): NativeZlib | null {
   try {
     const program = ffi.load(null);
-    const uncompress = program.func('int uncompress(void *, void *, void *, unsigned long)');
     const adler32 = program.func('unsigned long adler32(unsigned long, void *, unsigned int)');
-    const length = Buffer.alloc(8);
-    return {
-      uncompress(packed, into) {
-        length.writeUInt32LE(into.length);
-        length.writeUInt32LE(0, 4);
-        return uncompress(into, length, packed, packed.length) === 0 ? length.readUInt32LE() : -1;
-      },
-      adler32: data => Number(adler32(1, data, data.length)),
-    };
+    return { adler32: data => Number(adler32(1, data, data.length)) };
   } catch {
     return null;
   }

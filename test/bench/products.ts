@@ -3,7 +3,9 @@
  * interleaved rounds; medians and ratios go to test/bench/PRODUCTS.md. Needs root, /dev/fuse, room for some copies of a
  * disk in memory (/dev/shm), and as many of the tools as are installed.
  *
- *   npm run bench:products -- [--rounds 5] [--size 384] [--only ewf,partclone]
+ *   npm run bench:products -- [--rounds 5] [--size 384] [--only ewf,partclone] [--disk FILE]
+ *
+ * `--disk`: what the file begins with instead of data that are made.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -23,6 +25,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '5' },
     size: { type: 'string', default: '384' },
     only: { type: 'string', default: '' },
+    disk: { type: 'string', default: '' },
   },
 });
 const rounds = Number(values.rounds);
@@ -170,7 +173,8 @@ ${skipped.map(line => `\nNot measured: ${line}.`).join('')}`;
 
 const disk = path.join(root, 'disk');
 try {
-  writeDisk(disk);
+  if (values.disk === '') writeDisk(disk);
+  else sh(`head -c ${SIZE} '${path.resolve(values.disk)}' > ${disk}; truncate -s ${SIZE} ${disk}`);
   const rows: Row[] = [];
   const skipped: string[] = [];
   for (const subject of productSubjects(sh, root, SIZE)) {
@@ -184,7 +188,7 @@ try {
   }
   const text = report(rows, skipped);
   process.stdout.write(`${text}\n`);
-  if (only === null) fs.writeFileSync(RESULTS, `${text}\n`);
+  if (only === null && values.disk === '') fs.writeFileSync(RESULTS, `${text}\n`);
 } finally {
   fs.rmSync(root, { recursive: true, force: true });
 }
