@@ -1,10 +1,9 @@
 /** For tests: the records of a file as bytes, and checksums made right again after a change. */
 import { crc32c } from '../../src/base/checksum.ts';
 import type { Bytes } from '../../src/base/contracts.ts';
-import { roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { COUNTER, GCM_TAG } from './crypto.ts';
-import { headerFits, storedHeaderCrc } from './record.ts';
+import { headerFits, paddedLength, storedHeaderCrc, wholeLength } from './record.ts';
 import { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
@@ -37,11 +36,8 @@ export function recordsOf(file: Uint8Array): readonly RawRecord[] {
       at += ALIGN;
       continue;
     }
-    const view = viewOf(header);
-    const tag = (view.getUint32(12, true) & ENCRYPTED) !== 0 ? GCM_TAG : 0;
-    const length = RECORD_HEADER + view.getUint32(32, true) + tag;
-    const padded = roundUp(length, ALIGN);
-    found.push({ kind: header[4]!, at, length, padded });
+    const padded = paddedLength(header);
+    found.push({ kind: header[4]!, at, length: wholeLength(header), padded });
     at += padded;
   }
   return found;

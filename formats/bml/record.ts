@@ -116,11 +116,14 @@ export function headerFault(header: Uint8Array, wanted: Wanted): string | null {
 
 export const storedHeaderCrc = (header: Uint8Array): number => viewOf(header).getUint32(HEADER_CRC, true);
 
-/** Of the record with this header, with its padding. */
-export function paddedLength(header: Uint8Array): Bytes {
+/** Of the record with this header, without the padding. */
+export function wholeLength(header: Uint8Array): Bytes {
   const tagged = (viewOf(header).getUint32(12, true) & ENCRYPTED) !== 0;
-  return roundUp(recordLength(storedLength(header), tagged), ALIGN);
+  return recordLength(storedLength(header), tagged);
 }
+
+/** The same with the padding. */
+export const paddedLength = (header: Uint8Array): Bytes => roundUp(wholeLength(header), ALIGN);
 
 export const storedLength = (header: Uint8Array): number => viewOf(header).getUint32(32, true);
 export const codecOf = (header: Uint8Array): number => header[5]!;

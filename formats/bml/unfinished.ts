@@ -9,11 +9,10 @@ import { roundUp } from '../../src/base/range.ts';
 import { associatedData, type Place, type SetKeys } from './crypto.ts';
 import { DATA, type Entry, TAG } from './node.ts';
 import { openers } from './openers.ts';
-import { bodyFits, dataFlags, headerFits, recordLength, storedTag } from './record.ts';
+import { bodyFits, dataFlags, headerFits, storedTag, wholeLength } from './record.ts';
 import { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
-  ENCRYPTED,
   FIRST_RECORD,
   KEY_AREA_SIZE,
   KEY_AREAS,
@@ -79,7 +78,7 @@ async function recordAt(source: ByteSource, at: Bytes): Promise<{ header: Header
   await source.read(start, at);
   if (start[0] !== 0x42 || start[1] !== 0x52 || !headerFits(start)) return null;
   const header = recordHeader.parse(start, 0, source.name);
-  const length = recordLength(header.stored, (header.flags & ENCRYPTED) !== 0);
+  const length = wholeLength(start);
   if (at + length > source.size) return null;
   const record = new Uint8Array(length);
   await source.read(record, at);

@@ -2,7 +2,6 @@
 import type { Bytes, VerifyRun } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { isZero, roundUp } from '../../src/base/range.ts';
-import { viewOf } from '../../src/base/struct.ts';
 import { hashOf, type PlacedCommit, readCommit } from './commit.ts';
 import type { Place } from './crypto.ts';
 import { checkDescent } from './descent.ts';
@@ -10,14 +9,13 @@ import { INDEX_PER_PAGE } from './held.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, kindAt, NODE, nodePage } from './node.ts';
 import { fetchBlock, fetchNode, fetchRecord, type NodePlace, type Objects } from './objects.ts';
 import type { Opened } from './read.ts';
-import { bodyFits, headerFits, recordLength, storedHeaderCrc, storedLength, storedTag } from './record.ts';
+import { bodyFits, headerFits, storedHeaderCrc, storedTag, wholeLength } from './record.ts';
 import { RecordSum } from './record-sum.ts';
 import {
   ALIGN,
   COMPATIBLE,
   corrupt,
   crcFits,
-  ENCRYPTED,
   FIRST_RECORD,
   KEY_AREA_SIZE,
   KEY_AREAS,
@@ -115,8 +113,7 @@ async function checkRecord(check: Check, at: Bytes, limit: Bytes): Promise<numbe
   await check.file.read(header, at);
   if (header[0] !== 0x42 || header[1] !== 0x52 || !headerFits(header)) return null;
   check.sum.add(at, storedHeaderCrc(header));
-  const tagged = (viewOf(header).getUint32(12, true) & ENCRYPTED) !== 0;
-  const length = recordLength(storedLength(header), tagged);
+  const length = wholeLength(header);
   const padded = roundUp(length, ALIGN);
   if (at + padded > limit) {
     damage(check, 'a record reaches past its place', at);

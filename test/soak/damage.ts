@@ -103,9 +103,6 @@ function replaced(files: Files, places: readonly { readonly place: Placed; reado
   return out;
 }
 
-/** What a forger does besides: the file's record sum is made right. */
-const changedSum = (files: Files, name: string): Files => changed(files, name, sealSum);
-
 const pairs = function* <T>(all: readonly T[]): Generator<readonly [T, T]> {
   for (const [i, a] of all.entries()) for (const b of all.slice(i + 1)) yield [a, b];
 };
@@ -116,6 +113,14 @@ const real = (files: Files, damages: readonly Damage[]): Damage[] =>
     const now = make();
     return NAMES.some(name => Buffer.compare(now[name]!, files[name]!) !== 0);
   });
+
+/** Every two in both orders. */
+const orders = function* <T>(all: readonly T[]): Generator<readonly [T, T]> {
+  for (const [a, b] of pairs(all)) {
+    yield [a, b];
+    yield [b, a];
+  }
+};
 
 const swaps = (files: Files): Damage[] =>
   Array.from(pairs(allRecords(files)), ([a, b]) => ({
@@ -128,15 +133,10 @@ const swaps = (files: Files): Damage[] =>
   }));
 
 const copies = (files: Files): Damage[] =>
-  [...pairs(allRecords(files))].flatMap(([a, b]) =>
-    [
-      [a, b],
-      [b, a],
-    ].map(([from, to]) => ({
-      title: `${nameOf(from!)} in the place of ${nameOf(to!)}`,
-      make: () => replaced(files, [{ place: to!, bytes: bytesOf(files, from!) }]),
-    })),
-  );
+  Array.from(orders(allRecords(files)), ([from, to]) => ({
+    title: `${nameOf(from)} in the place of ${nameOf(to)}`,
+    make: () => replaced(files, [{ place: to, bytes: bytesOf(files, from) }]),
+  }));
 
 /** The record of block 0 as it was before the writer wrote the block again: sound, and out of date. */
 function olderVersion({ files, older }: SmallRepository): Damage[] {
@@ -178,26 +178,21 @@ const forgedRecords = (files: Files): Damage[] =>
     })),
   );
 
-/** The body of one record under the header of another one of its kind. */
+/** The body of one record under the header of another one of its kind. A forger makes the file's record sum right, too. */
 const forgedSwaps = (files: Files): Damage[] =>
-  [...pairs(allRecords(files))]
-    .filter(([a, b]) => a.kind === b.kind)
-    .flatMap(([a, b]) =>
-      [
-        [a, b],
-        [b, a],
-      ].map(([head, body]) => ({
-        title: `the body of ${nameOf(body!)} under the header of ${nameOf(head!)}`,
-        make: () => {
-          const record = bytesOf(files, body!).slice();
-          const header = bytesOf(files, head!);
-          // All but the lengths and the codec, which go with the body.
-          for (let i = 6; i < 32; i++) record[i] = header[i]!;
-          sealChecksums(record.subarray(0, body!.length));
-          return changedSum(replaced(files, [{ place: head!, bytes: record }]), head!.file);
-        },
-      })),
-    );
+  [...orders(allRecords(files))]
+    .filter(([head, body]) => head.kind === body.kind)
+    .map(([head, body]) => ({
+      title: `the body of ${nameOf(body)} under the header of ${nameOf(head)}`,
+      make: () => {
+        const record = bytesOf(files, body).slice();
+        const header = bytesOf(files, head);
+        // All but the lengths and the codec, which go with the body.
+        for (let i = 6; i < 32; i++) record[i] = header[i]!;
+        sealChecksums(record.subarray(0, body.length));
+        return changed(replaced(files, [{ place: head, bytes: record }]), head.file, sealSum);
+      },
+    }));
 
 /** Pages and areas that end with their own checksum. */
 function pagesOf(bytes: Uint8Array): { readonly at: number; readonly length: number }[] {
