@@ -1,10 +1,11 @@
 /** Operations on open files. READ and WRITE answer without a promise when the tree did. */
-import type { Bytes, OpenFile } from '../../base/contracts.ts';
+import type { OpenFile } from '../../base/contracts.ts';
 import { resize } from './names.ts';
 import { type Handle, stateOf } from './nodes.ts';
 import { ERRNO, FALLOCATE, getU64, IN, MAX_IO, O, OPENED, putU64, SEEK, WRITE_PAYLOAD } from './protocol.ts';
 import {
   type Answer,
+  after,
   entryOf,
   handleOf,
   madeBefore,
@@ -147,10 +148,9 @@ export const lseek: Operation = (session, slot, got) => {
   if (whence !== SEEK.DATA && whence !== SEEK.HOLE) return -ERRNO.EINVAL;
   if (at >= file.size()) return -ERRNO.ENXIO;
   const found = file.seek(at, whence === SEEK.DATA ? 'data' : 'hole');
-  const answer = (place: Bytes | null): Answer => {
+  return after(found, place => {
     if (place === null && whence === SEEK.DATA) return -ERRNO.ENXIO;
     putU64(slot.bodyWords, 0, place ?? file.size());
     return 8;
-  };
-  return typeof found === 'object' && found !== null ? found.then(answer) : answer(found);
+  });
 };

@@ -224,6 +224,7 @@ async function entries(session: Session, slot: Slot, plus: number): Promise<Answ
   const dir = await nodeOf(session, entry);
   if (dir.kind !== 'dir') return -ERRNO.ENOTDIR;
   if (handle.names === null || from === 0) handle.names = (await dir.list()).filter(({ name }) => servable(name));
+  const { path } = entry;
   let used = 0;
   for (let i = from; i < handle.names.length + 2; i++) {
     const { name, kind } = i === 0 ? DOT : i === 1 ? DOT_DOT : handle.names[i - 2]!;
@@ -233,12 +234,12 @@ async function entries(session: Session, slot: Slot, plus: number): Promise<Answ
     const words = slot.bodyWords;
     const at = (used + plus) / 4;
     slot.body.fill(0, used, used + size);
-    putU64(words, at, inodeOf(pathOf(entry, name)));
+    putU64(words, at, inodeOf(pathOf(path, name)));
     putU64(words, at + 2, i + 1);
     words[at + 4] = length;
     words[at + 5] = ENTRY_TYPE[kind];
     new TextEncoder().encodeInto(name, slot.body.subarray(used + plus + DIRENT));
-    if (plus > 0 && i > 1) await known(session, slot, used / 4, entry, dir, name);
+    if (plus > 0 && i > 1) await known(session, slot, used / 4, entry, path, dir, name);
     used += size;
   }
   session.table.commit();
@@ -248,12 +249,9 @@ async function entries(session: Session, slot: Slot, plus: number): Promise<Answ
 const DOT = { name: '.', kind: 'dir' } as const;
 const DOT_DOT = { name: '..', kind: 'dir' } as const;
 
-const pathOf = (dir: Entry, name: string): string =>
-  name === '.'
-    ? dir.path
-    : name === '..'
-      ? dir.path.slice(0, Math.max(0, dir.path.lastIndexOf('/')))
-      : `${dir.path}/${name}`;
+/** `dir`: the folder's path. */
+const pathOf = (dir: string, name: string): string =>
+  name === '.' ? dir : name === '..' ? dir.slice(0, Math.max(0, dir.lastIndexOf('/'))) : `${dir}/${name}`;
 
 /** Adds id and attributes to a name. Where they cannot be had, the name stands alone and a LOOKUP tells why. */
 async function known(
@@ -261,13 +259,14 @@ async function known(
   slot: Slot,
   index: number,
   parent: Entry,
+  path: string,
   dir: DirNode,
   name: string,
 ): Promise<void> {
   try {
     const node = await dir.child(name);
     if (node === null) return;
-    await attributes(session, slot, index + 10, `${parent.path}/${name}`, node);
+    await attributes(session, slot, index + 10, `${path}/${name}`, node);
     give(session, slot, index, parent, name, node);
   } catch {
     slot.body.fill(0, index * 4, index * 4 + ENTRY_OUT);

@@ -228,7 +228,6 @@ export class Table {
 
   #note(entry: Entry, node: Node): void {
     if (node.kind === 'dir' || !isAgainFound(node)) return;
-
     this.#recent[this.#oldest]?.forgetNode();
     this.#recent[this.#oldest] = entry;
     this.#oldest = (this.#oldest + 1) % RECENT;
