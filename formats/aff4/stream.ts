@@ -192,8 +192,12 @@ export class ImageStream {
 
   /** What is compared whenever a chunk is read. */
   #digestOf({ digests }: Bevy, chunk: number): Chunk['digest'] {
-    if (digests === null) return null;
-    const [algorithm, length] = BLOCK_HASHES[this.#hash!]!;
+    return digests === null ? null : this.#standing(this.#hash!, digests, chunk);
+  }
+
+  /** What the digest of a chunk has to be. */
+  #standing(kind: string, digests: Uint8Array, chunk: number): NonNullable<Chunk['digest']> {
+    const [algorithm, length] = BLOCK_HASHES[kind]!;
     const at = (chunk % this.perBevy) * length;
     return { algorithm, stands: digests.subarray(at, at + length) };
   }
@@ -209,8 +213,7 @@ export class ImageStream {
 
   /** Whether a chunk has the digest that is stored of it: of all of it, or as far as the stream goes. */
   holds(kind: string, digests: Uint8Array, chunk: number, content: Uint8Array): boolean {
-    const [algorithm, length] = BLOCK_HASHES[kind]!;
-    const at = (chunk % this.perBevy) * length;
-    return digestHolds(algorithm, digests.subarray(at, at + length), content, this.lengthOf(chunk));
+    const { algorithm, stands } = this.#standing(kind, digests, chunk);
+    return digestHolds(algorithm, stands, content, this.lengthOf(chunk));
   }
 }

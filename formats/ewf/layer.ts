@@ -52,15 +52,14 @@ async function readChunk(
     if (fault !== null) throw corrupt(`chunk ${unit} ${fault}`, segments.name(segment), at);
     return;
   }
-  const room = ROOMS.take(chunkSize + CHECKSUM);
-  const raw = room.subarray(0, Math.min(place.length, chunkSize + CHECKSUM));
-  const reading = read(raw);
-  if (reading !== undefined) await reading;
-  const content = plainContent(raw, chunkSize, needed);
-  if (content === null) throw corrupt(`the checksum of chunk ${unit} does not hold`, segments.name(segment), at);
-  into.set(content);
-  into.fill(0, content.length);
-  ROOMS.give(room);
+  await ROOMS.lend(Math.min(place.length, chunkSize + CHECKSUM), async raw => {
+    const reading = read(raw);
+    if (reading !== undefined) await reading;
+    const content = plainContent(raw, chunkSize, needed);
+    if (content === null) throw corrupt(`the checksum of chunk ${unit} does not hold`, segments.name(segment), at);
+    into.set(content);
+    into.fill(0, content.length);
+  });
 }
 
 /** Chunk by the table; where that leads nowhere, by the table's copy: the checksum shows which of them is right. */

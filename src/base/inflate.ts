@@ -113,17 +113,22 @@ function outcome(
   return into.length - left;
 }
 
+/** The room beyond the length lets the decoder see that the data have ended. */
+const optionsFor = (into: Uint8Array, wrapping: Wrapping) => ({
+  maxOutputLength: into.length,
+  chunkSize: into.length + 64,
+  ...(wrapping === 'zlib' ? {} : { finishFlush: constants.Z_SYNC_FLUSH }),
+});
+
 function byNode(packed: Uint8Array, into: Uint8Array, wrapping: Wrapping): Promise<number> {
-  // The room beyond the length lets the decoder see that the data have ended.
-  const options = { maxOutputLength: into.length, chunkSize: into.length + 64 };
   return new Promise((resolve, reject) => {
     const told = (error: Error | null, out: Uint8Array): void => {
       if (error === null) into.set(out);
       if (error === null) resolve(out.length);
       else reject(error);
     };
-    if (wrapping === 'zlib') nodeInflate(packed, options, told);
-    else nodeInflateRaw(packed, { ...options, finishFlush: constants.Z_SYNC_FLUSH }, told);
+    const inflate = wrapping === 'zlib' ? nodeInflate : nodeInflateRaw;
+    inflate(packed, optionsFor(into, wrapping), told);
   });
 }
 
@@ -157,11 +162,8 @@ function inflateNow(its: Zlib, packed: Uint8Array, into: Uint8Array, wrapping: W
 export function inflateSync(packed: Uint8Array, into: Uint8Array, wrapping: Wrapping): number {
   const its = zlib();
   if (its !== null) return inflateNow(its, packed, into, wrapping);
-  const options = { maxOutputLength: into.length, chunkSize: into.length + 64 };
-  const out =
-    wrapping === 'zlib'
-      ? nodeInflateSync(packed, options)
-      : nodeInflateRawSync(packed, { ...options, finishFlush: constants.Z_SYNC_FLUSH });
+  const inflate = wrapping === 'zlib' ? nodeInflateSync : nodeInflateRawSync;
+  const out = inflate(packed, optionsFor(into, wrapping));
   into.set(out);
   return out.length;
 }

@@ -167,16 +167,15 @@ export class ChunkOpeners extends Openers<Chunk> {
     }
   }
 
-  async #atOnce(stored: Bytes, read: Read, chunk: Chunk, into: Uint8Array): Promise<string | null> {
-    const room = ROOMS.take(stored);
-    const raw = room.subarray(0, stored);
-    const reading = read(raw);
-    if (reading !== undefined) await reading;
-    const began = performance.now();
-    const fault = openChunk(into, raw, chunk);
-    this.#pace.took(performance.now() - began);
-    ROOMS.give(room);
-    return fault;
+  #atOnce(stored: Bytes, read: Read, chunk: Chunk, into: Uint8Array): Promise<string | null> {
+    return ROOMS.lend(stored, async raw => {
+      const reading = read(raw);
+      if (reading !== undefined) await reading;
+      const began = performance.now();
+      const fault = openChunk(into, raw, chunk);
+      this.#pace.took(performance.now() - began);
+      return fault;
+    });
   }
 }
 
