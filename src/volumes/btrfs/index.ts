@@ -2,7 +2,9 @@
  * btrfs on one device, or one mirror of several. The newest changes of an unclean file system may be in its log tree,
  * which is not replayed: the file system is whole without it, as of its last commit.
  */
+
 import { crc32c } from '../../base/checksum.ts';
+import { TYPE_BITS, TYPE_MASK } from '../../base/file-types.ts';
 import { roundUp } from '../../base/range.ts';
 import { wholeOf } from '../content.ts';
 import type {
@@ -28,7 +30,6 @@ const TOP_LEVEL = 5;
 const ROOT_INODE = 256;
 const LONGEST_LINK = 4096;
 const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
-const TYPE_MASK = 0xf000;
 
 /** What Linux keeps a device's numbers in: 12 bits and 20. */
 function deviceOf(mode: number, data: Buffer): { device?: Device } {
@@ -57,7 +58,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
   source.check(Number.isSafeInteger(size), `inode ${number} has no sound size`);
   const open = () => openContent(btrfs, root, number, size);
   switch (mode & TYPE_MASK) {
-    case 0x4000:
+    case TYPE_BITS.dir:
       return {
         ...attributes,
         kind: 'dir',
@@ -65,7 +66,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
         list: () => list(btrfs, tree, number),
         lookup: name => lookup(btrfs, tree, number, name),
       };
-    case 0x8000:
+    case TYPE_BITS.file:
       return {
         ...attributes,
         kind: 'file',
@@ -74,7 +75,7 @@ async function nodeOf(btrfs: Btrfs, tree: number, number: number): Promise<Volum
         ...(attributes.links > 1 ? { id: `${tree}:${number}` } : {}),
         open,
       };
-    case 0xa000:
+    case TYPE_BITS.link:
       return {
         ...attributes,
         kind: 'link',

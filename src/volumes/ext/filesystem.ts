@@ -2,6 +2,7 @@
 
 import { crc32c } from '../../base/checksum.ts';
 import type { Bytes } from '../../base/contracts.ts';
+import { TYPE_BITS, TYPE_MASK } from '../../base/file-types.ts';
 import { type Run, type Runs, runsBuilder } from '../runs.ts';
 import type { VolumeSource } from '../source.ts';
 import type { Replay } from './journal.ts';
@@ -17,8 +18,6 @@ import {
   SUPERBLOCK_AT,
   Superblock,
   type SuperblockFields,
-  TYPE_FILE,
-  TYPE_MASK,
 } from './structs.ts';
 
 export interface ExtInode {
@@ -163,7 +162,7 @@ export function extFileSystem(source: VolumeSource, superblock: SuperblockFields
     const fields = Inode.parse(raw, 0, source.name);
     checkInode(number, raw, fields);
     const type = fields.mode & TYPE_MASK;
-    const wide = type === TYPE_FILE || has('large_dir');
+    const wide = type === TYPE_BITS.file || has('large_dir');
     const size = fields.sizeLow + (wide ? fields.sizeHigh * 0x1_0000_0000 : 0);
     source.check(Number.isSafeInteger(size), `inode ${number} says ${size} bytes`);
     return { number, fields, raw, size, type };

@@ -1,4 +1,5 @@
 /** Files, folders and links of an ext file system. */
+import { TYPE_BITS } from '../../base/file-types.ts';
 import { bytesContent, runsContent, wholeOf } from '../content.ts';
 import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
 import { deviceType } from '../devices.ts';
@@ -18,9 +19,6 @@ import {
   FLAG_INLINE,
   MAP_AT,
   MAP_SIZE,
-  TYPE_DIR,
-  TYPE_FILE,
-  TYPE_LINK,
 } from './structs.ts';
 
 const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
@@ -60,15 +58,15 @@ export async function nodeOf(ext: Ext, number: number): Promise<VolumeNode> {
   const attributes = attributesOf(ext, inode);
   const unit = (inode.fields.flags & FLAG_HUGE_FILE) !== 0 ? ext.blockSize : 512;
   switch (inode.type) {
-    case TYPE_DIR:
+    case TYPE_BITS.dir:
       return { ...attributes, kind: 'dir', id: String(number), list: () => list(ext, inode), ...indexed(ext, inode) };
-    case TYPE_FILE: {
+    case TYPE_BITS.file: {
       const inline = (inode.fields.flags & FLAG_INLINE) !== 0;
       const allocated = inode.fields.blocks * unit + (inline ? inode.size : 0);
       const id = inode.fields.links > 1 ? { id: String(number) } : {};
       return { ...attributes, kind: 'file', size: inode.size, allocated, ...id, open: () => openFile(ext, inode) };
     }
-    case TYPE_LINK:
+    case TYPE_BITS.link:
       return { ...attributes, kind: 'link', target: () => target(ext, inode) };
     default:
       ext.source.check(inode.fields.mode !== 0, `inode ${number} is not in use`);

@@ -98,8 +98,3 @@ export const FLAG_CASEFOLD = 0x4000_0000;
 export const FLAG_HUGE_FILE = 0x4_0000;
 export const FLAG_EXTENTS = 0x8_0000;
 export const FLAG_INLINE = 0x1000_0000;
-
-export const TYPE_MASK = 0xf000;
-export const TYPE_DIR = 0x4000;
-export const TYPE_FILE = 0x8000;
-export const TYPE_LINK = 0xa000;

@@ -1,5 +1,7 @@
 /** ISO 9660 with Rock Ridge or Joliet. Sources: ECMA-119; "Joliet Specification", Microsoft; RRIP 1.12. */
+
 import type { Bytes } from '../../base/contracts.ts';
+import { TYPE_BITS, TYPE_MASK } from '../../base/file-types.ts';
 import { runsContent } from '../content.ts';
 import type {
   Attributes,
@@ -29,10 +31,6 @@ const FLAG_DIR = 2;
 const FLAG_ASSOCIATED = 4;
 const FLAG_GOES_ON = 0x80;
 const LARGEST_FOLDER = 2 ** 28;
-const TYPE_MASK = 0xf000;
-const TYPE_LINK = 0xa000;
-const TYPE_FILE = 0x8000;
-const TYPE_DIR = 0x4000;
 
 interface Extent {
   readonly at: Bytes;
@@ -135,8 +133,8 @@ function contentOf({ source }: Iso, { extents, interleaved, rock }: Item, size: 
 }
 
 function typeOf({ dir, rock }: Item): number {
-  if (rock?.target != null) return TYPE_LINK;
-  return rock?.mode != null ? rock.mode & TYPE_MASK : dir ? TYPE_DIR : TYPE_FILE;
+  if (rock?.target != null) return TYPE_BITS.link;
+  return rock?.mode != null ? rock.mode & TYPE_MASK : dir ? TYPE_BITS.dir : TYPE_BITS.file;
 }
 
 async function nodeOf(iso: Iso, item: Item): Promise<VolumeNode> {
@@ -144,11 +142,11 @@ async function nodeOf(iso: Iso, item: Item): Promise<VolumeNode> {
   const moved = item.rock?.movedTo ?? null;
   if (moved !== null) return movedFolder(iso, moved * iso.blockSize, attributes);
   switch (typeOf(item)) {
-    case TYPE_DIR:
+    case TYPE_BITS.dir:
       return folderOf(iso, item.extents[0]!, attributes);
-    case TYPE_LINK:
+    case TYPE_BITS.link:
       return { ...attributes, kind: 'link', target: async () => item.rock?.target ?? '' };
-    case TYPE_FILE: {
+    case TYPE_BITS.file: {
       const size = item.extents.reduce((sum, extent) => sum + extent.size, 0);
       const allocated = Math.ceil(size / iso.blockSize) * iso.blockSize;
       return { ...attributes, kind: 'file', size, allocated, open: async () => contentOf(iso, item, size) };
@@ -173,8 +171,15 @@ function folderOf(iso: Iso, extent: Extent, attributes: Attributes): VolumeDir {
     id: String(extent.at),
     list: async () =>
       (await itemsOf(iso, extent)).map((item): VolumeEntry => {
-        const type = item.rock?.movedTo != null ? TYPE_DIR : typeOf(item);
-        const kind = type === TYPE_DIR ? 'dir' : type === TYPE_LINK ? 'link' : type === TYPE_FILE ? 'file' : 'other';
+        const type = item.rock?.movedTo != null ? TYPE_BITS.dir : typeOf(item);
+        const kind =
+          type === TYPE_BITS.dir
+            ? 'dir'
+            : type === TYPE_BITS.link
+              ? 'link'
+              : type === TYPE_BITS.file
+                ? 'file'
+                : 'other';
         return { name: item.name, kind, node: () => nodeOf(iso, item) };
       }),
   };

@@ -1,4 +1,5 @@
 /** Files, folders and links of an XFS file system. */
+import { TYPE_BITS, TYPE_MASK } from '../../base/file-types.ts';
 import { runsContent } from '../content.ts';
 import type { Attributes, Device, EntryKind, FileContent, VolumeDir, VolumeEntry, VolumeNode } from '../contracts.ts';
 import { deviceType } from '../devices.ts';
@@ -9,16 +10,7 @@ import { dateOf, u64be } from '../source.ts';
 import { xattrsOf } from './attributes.ts';
 import type { Xfs, XfsInode } from './filesystem.ts';
 import { entriesWith } from './lookup.ts';
-import {
-  FLAG_REALTIME,
-  FLAG2_BIGTIME,
-  FOLDER_END,
-  FORMAT,
-  TYPE_DIR,
-  TYPE_FILE,
-  TYPE_LINK,
-  TYPE_MASK,
-} from './structs.ts';
+import { FLAG_REALTIME, FLAG2_BIGTIME, FOLDER_END, FORMAT } from './structs.ts';
 
 const KINDS: readonly EntryKind[] = ['other', 'file', 'dir', 'other', 'other', 'other', 'other', 'link'];
 const LONGEST_LINK = 4096;
@@ -58,14 +50,14 @@ export async function nodeOf(xfs: Xfs, number: number): Promise<VolumeNode> {
     ...xattrsOf(xfs, inode),
   };
   switch (mode & TYPE_MASK) {
-    case TYPE_DIR:
+    case TYPE_BITS.dir:
       return { ...attributes, kind: 'dir', id: String(number), list: () => list(xfs, inode), ...indexed(xfs, inode) };
-    case TYPE_FILE: {
+    case TYPE_BITS.file: {
       const allocated = u64be(raw, 64) * xfs.blockSize;
       const id = attributes.links > 1 ? { id: String(number) } : {};
       return { ...attributes, kind: 'file', size, allocated, ...id, open: () => openFile(xfs, inode) };
     }
-    case TYPE_LINK:
+    case TYPE_BITS.link:
       return { ...attributes, kind: 'link', target: () => target(xfs, inode) };
     default:
       xfs.source.check(mode !== 0, `inode ${number} is not in use`);

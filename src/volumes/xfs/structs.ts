@@ -37,10 +37,5 @@ export const FLAG2_BIGTIME = 0x8;
 export const FLAG2_LARGE_COUNT = 0x10;
 export const FLAG_REALTIME = 0x1;
 
-export const TYPE_MASK = 0xf000;
-export const TYPE_DIR = 0x4000;
-export const TYPE_FILE = 0x8000;
-export const TYPE_LINK = 0xa000;
-
 /** Folder blocks lie below this offset of the folder; indexes above. */
 export const FOLDER_END = 32 * 2 ** 30;
