@@ -13,7 +13,6 @@ import { addUnused } from '../files/unused-map.ts';
 import { checkLeftOut, withoutUnused } from '../jobs/unused.ts';
 
 const MIB = 2 ** 20;
-const SECTORS = MIB / 512;
 const BLOCK = 4096;
 const wanting = lacking(
   'mke2fs',
@@ -24,6 +23,8 @@ const wanting = lacking(
   'mcopy',
   'mkfs.xfs',
   'xfs_repair',
+  'mkfs.btrfs',
+  'btrfs',
   'sfdisk',
 );
 const cannot = process.getuid?.() === 0 && fs.existsSync('/dev/fuse') ? wanting : 'needs root and /dev/fuse';
@@ -34,6 +35,7 @@ const disk = place('disk.raw');
 
 interface Part {
   readonly name: string;
+  readonly number: number;
   readonly at: number;
   readonly size: number;
   readonly make: readonly string[];
@@ -46,14 +48,19 @@ const PARTS: readonly Part[] = [
   ['ext4', 60, ['mke2fs', '-q', '-F', '-t', 'ext4', '-b', '4096'], ['mount', '-o', 'loop'], ['e2fsck', '-fn']],
   ['ntfs', 40, ['mkntfs', '-F', '-Q', '-q'], ['ntfs-3g'], ['ntfsfix', '-n']],
   ['xfs', 310, ['mkfs.xfs', '-q', '-f'], ['mount', '-o', 'loop'], ['xfs_repair', '-n', '-f']],
+  ['btrfs', 130, ['mkfs.btrfs', '-q', '-f'], ['mount', '-o', 'loop'], ['btrfs', 'check']],
 ].map(([name, size, make, mount, check], i, all) => ({
   name: name as string,
-  at: (i === 0 ? 1 : 1 + all.slice(0, i).reduce((sum, part) => sum + (part[1] as number), 0)) * MIB,
+  // The fourth one holds those that follow it.
+  number: i < 3 ? i + 1 : i + 2,
+  at: all.slice(0, i).reduce((sum, part) => sum + 1 + (part[1] as number), 1) * MIB,
   size: (size as number) * MIB,
   make: make as readonly string[],
   mount: mount as readonly string[],
   check: check as readonly string[],
 }));
+const END = PARTS.at(-1)!.at + PARTS.at(-1)!.size;
+const DISK_SIZE = END + 2 * MIB;
 
 function put(part: Part): void {
   const [from, to] = [fs.openSync(place(part.name), 'r'), fs.openSync(disk, 'r+')];
@@ -95,8 +102,7 @@ async function contents(file: string): Promise<readonly Record<string, string>[]
 
 function outside(file: string): readonly Buffer[] {
   const all = fs.readFileSync(file);
-  const end = PARTS.at(-1)!.at + PARTS.at(-1)!.size;
-  return [all.subarray(0, MIB), all.subarray(end)];
+  return [all.subarray(0, MIB), all.subarray(END)];
 }
 
 /** The same disk with other bytes in some places. */
@@ -118,13 +124,15 @@ describe.skipIf(cannot !== '')(`a backup without free space ${cannot}`, () => {
     fs.mkdirSync(place('tree'));
     fs.mkdirSync(place('mnt'));
     plainTree(place('tree'));
-    emptyImage(disk, 432 * MIB);
-    const table = PARTS.map(({ at, size }) => `start=${(at / MIB) * SECTORS},size=${(size / MIB) * SECTORS}`);
+    emptyImage(disk, DISK_SIZE);
+    const line = (at: number, end: number): string => `start=${at / 512},size=${(end - at) / 512}`;
+    const table = PARTS.map(({ at, size }) => line(at, at + size));
+    table.splice(3, 0, `${line(PARTS[3]!.at - MIB, END)},type=5`);
     tool('sfdisk', ['-q', disk], `label: dos\n${table.join('\n')}\n`);
     const fd = fs.openSync(disk, 'r+');
     fs.writeSync(fd, noise(400, 1), 0, 400, 0);
     fs.writeSync(fd, noise(200_000, 2), 0, 200_000, 512);
-    fs.writeSync(fd, noise(MIB, 3), 0, MIB, 431 * MIB);
+    fs.writeSync(fd, noise(MIB, 3), 0, MIB, DISK_SIZE - MIB);
     fs.closeSync(fd);
     for (const part of PARTS) {
       emptyImage(place(part.name), part.size);
@@ -148,13 +156,13 @@ describe.skipIf(cannot !== '')(`a backup without free space ${cannot}`, () => {
   test('has the same files in sound file systems, and nothing of what is free; a later one too', async context => {
     if (!loops) return context.skip('no loop mounts here');
     const before = await contents(disk);
-    expect(before.map(lines => Object.keys(lines).length > 400)).toEqual([true, true, true, true]);
+    expect(before.map(lines => Object.keys(lines).length > 400)).toEqual(PARTS.map(() => true));
     const whole = (await backup('2026-11-01T00:00:00Z')) as { changed: number };
     const full = await backup('2026-11-02T00:00:00Z', '--type', 'full', '--allocated', 'fs', '--verify');
     expect(full.kept).toEqual([]);
-    expect(full.free).toBeGreaterThan(300 * MIB);
+    expect(full.free).toBeGreaterThan(420 * MIB);
     // The deleted files were stored by the first one.
-    expect((whole.changed - (full.changed as number)) * BLOCK).toBeGreaterThan(9 * MIB);
+    expect((whole.changed - (full.changed as number)) * BLOCK).toBeGreaterThan(12 * MIB);
     const again = await restored('2026-11-02T00-00-00Z', 'again.raw');
     expect(await contents(again)).toEqual(before);
     expect(outside(again).every((bytes, i) => bytes.equals(outside(disk)[i]!))).toBe(true);
@@ -209,10 +217,10 @@ describe.skipIf(cannot !== '')(`a backup without free space ${cannot}`, () => {
       const its = changed(plain, change);
       await using parser = new Parser();
       const { disks, kept } = await unusedOf({ parser, disks: [{ name: 'disk0', disk: its }], blockSize: BLOCK });
-      for (const [i, { name, at, size }] of PARTS.entries()) {
+      for (const { name, number, at, size } of PARTS) {
         const bits = disks[0]!.bits.subarray(at / BLOCK / 8, (at + size) / BLOCK / 8);
         const none = bits.every(byte => byte === 0);
-        expect([name, none]).toEqual([name, kept.some(line => line.includes(name) || line.includes(`p${i + 1}:`))]);
+        expect([name, none]).toEqual([name, kept.some(line => line.includes(name) || line.includes(`p${number}:`))]);
       }
       return kept.join('\n');
     };
@@ -225,12 +233,12 @@ describe.skipIf(cannot !== '')(`a backup without free space ${cannot}`, () => {
     shadow[50] = 1;
     expect(await keptOf([ntfs.at + 0x1e00, shadow])).toMatch(/^p3-ntfs: it has shadow copies/);
     const agf = Buffer.alloc(4, 0x55);
-    expect(await keptOf([xfs.at + 512 + 216, agf])).toMatch(/^p4-xfs: the free space of group 0 is damaged/);
+    expect(await keptOf([xfs.at + 512 + 216, agf])).toMatch(/^p5-xfs: the free space of group 0 is damaged/);
     // Another volume in the same place, and a system that sleeps.
     const entry = Buffer.from(fs.readFileSync(disk).subarray(446 + 16, 446 + 32));
     entry.writeUInt32LE((entry.readUInt32LE(8) + ext4.size / 512 / 2) >>> 0, 8);
     expect(await keptOf([446, entry])).toContain('p2-ext4: a parity, a mirror, a snapshot or another volume');
     const swap = [fat.at, Buffer.concat([Buffer.alloc(4086), Buffer.from('S1SUSPEND\0')])] as const;
-    expect(await keptOf(swap)).toContain('p4-xfs: a sleeping system in disk0 p1 may have it open');
+    expect(await keptOf(swap)).toContain('p5-xfs: a sleeping system in disk0 p1 may have it open');
   }, 60_000);
 });

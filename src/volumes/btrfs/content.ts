@@ -3,7 +3,7 @@ import type { Bytes } from '../../base/contracts.ts';
 import { lastAtOrBefore } from '../../base/range.ts';
 import type { FileContent, FileRange } from '../contracts.ts';
 import { u64 } from '../source.ts';
-import { type Btrfs, ITEM } from './filesystem.ts';
+import { type Btrfs, ITEM, type TreeRoot } from './filesystem.ts';
 import { unpack } from './unpack.ts';
 
 const INLINE = 0;
@@ -51,7 +51,7 @@ function extentOf({ source, place }: Btrfs, fileAt: Bytes, data: Buffer): Extent
 }
 
 /** Extents of a file in order. */
-async function extentsOf(btrfs: Btrfs, root: Bytes, inode: number): Promise<readonly Extent[]> {
+async function extentsOf(btrfs: Btrfs, root: TreeRoot, inode: number): Promise<readonly Extent[]> {
   const extents: Extent[] = [];
   const keys = { object: inode, type: ITEM.extent };
   const last = { ...keys, offset: Number.MAX_SAFE_INTEGER };
@@ -67,7 +67,7 @@ async function extentsOf(btrfs: Btrfs, root: Bytes, inode: number): Promise<read
   return extents;
 }
 
-export async function openContent(btrfs: Btrfs, root: Bytes, inode: number, size: Bytes): Promise<FileContent> {
+export async function openContent(btrfs: Btrfs, root: TreeRoot, inode: number, size: Bytes): Promise<FileContent> {
   const { source, superblock } = btrfs;
   const extents = await extentsOf(btrfs, root, inode);
   const starts = Float64Array.from(extents, extent => extent.fileAt);

@@ -3,20 +3,25 @@
 import { crc32c } from '../../base/checksum.ts';
 import type { Bytes } from '../../base/contracts.ts';
 import { isPowerOfTwo, lastAtOrBefore } from '../../base/range.ts';
-import { bytes, magic, struct, u16le, u32le, u64le } from '../../base/struct.ts';
+import { bits64le, bytes, magic, struct, u16le, u32le, u64le } from '../../base/struct.ts';
 import { u64, type VolumeSource } from '../source.ts';
 
 const SUPERBLOCK_AT = 65_536;
 export const Superblock = struct('btrfs superblock', 4096, {
   checksum: [0, u32le],
+  flags: [0x38, bits64le],
   magic: [0x40, magic('_BHRfS_M')],
+  generation: [0x48, u64le],
   rootTree: [0x50, u64le],
   chunkTree: [0x58, u64le],
   logTree: [0x60, u64le],
+  bytesUsed: [0x78, u64le],
   devices: [0x88, u64le],
   sectorSize: [0x90, u32le],
   nodeSize: [0x94, u32le],
   systemChunks: [0xa0, u32le],
+  chunkGeneration: [0xa4, u64le],
+  readOnlyCompatible: [0xb4, bits64le],
   incompatible: [0xbc, u64le],
   checksumType: [0xc4, u16le],
   device: [0xc9, u64le],
@@ -55,23 +60,52 @@ export const keyAt = (from: Buffer, at: number): Key => ({
 });
 const compare = (a: Key, b: Key): number => a.object - b.object || a.type - b.type || a.offset - b.offset;
 
+/** Where a tree block lies, and when what refers to it says that it was written: an older one was not overwritten. */
+export interface TreeRoot {
+  readonly at: Bytes;
+  readonly generation: number;
+}
+
+/** A leaf of a tree, and which of its items were asked for: from `first` on, up to `end`. */
+export interface Leaf {
+  readonly bytes: Buffer;
+  readonly first: number;
+  readonly end: number;
+}
+
 export interface Btrfs {
   readonly source: VolumeSource;
   readonly superblock: SuperblockFields;
+  readonly chunkTree: TreeRoot;
+  /** Whether trees have checksums that are looked at. */
+  readonly checked: boolean;
   /** Offset in the volume of a logical address; the range lies in one chunk. */
   place(logical: Bytes, length: Bytes): Bytes;
-  /** Items from one key to another, both included, in order. */
-  items(root: Bytes, from: Key, to: Key): AsyncGenerator<Item>;
+  /** Leaves with items from one key to another, both included, in order. */
+  leaves(root: TreeRoot, from: Key, to: Key): AsyncGenerator<Leaf>;
+  /** The items themselves. */
+  items(root: TreeRoot, from: Key, to: Key): AsyncGenerator<Item>;
   /** All of the chunk tree's chunks. */
   chunkItems(): AsyncGenerator<Item>;
-  /** Logical address of the root of a subvolume's tree. */
-  tree(id: number): Promise<Bytes>;
+  /** The root of a subvolume's tree. */
+  tree(id: number): Promise<TreeRoot>;
 }
 
 const HEADER = 101;
 const POINTER = 33;
 const LEAF_ITEM = 25;
 const DEEPEST = 8;
+
+/** Where the key of a leaf's item begins. */
+export const keyOf = (item: number): number => HEADER + item * LEAF_ITEM;
+
+/** What a leaf has for one of its items. */
+export function dataOf(source: VolumeSource, leaf: Buffer, item: number): Buffer {
+  const start = HEADER + leaf.readUInt32LE(keyOf(item) + 17);
+  const end = start + leaf.readUInt32LE(keyOf(item) + 21);
+  source.check(end <= leaf.length, 'an item leads outside its tree block');
+  return leaf.subarray(start, end);
+}
 
 /** null: no btrfs. */
 async function readSuperblock(source: VolumeSource): Promise<{ fields: SuperblockFields; raw: Buffer } | null> {
@@ -163,15 +197,17 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
   const { nodeSize, checksumType, device } = superblock;
   const chunks = new Chunks(source);
 
-  const node = async (logical: Bytes, below: number): Promise<Buffer> => {
+  const checked = checksumType === CRC32C;
+  const node = async ({ at: logical, generation }: TreeRoot, below: number): Promise<Buffer> => {
     const at = chunks.place(logical, nodeSize);
     const bytes = await source.bytes(at, nodeSize);
     source.check(u64(bytes, 0x30) === logical && bytes[0x64]! < below, 'a tree block is damaged', at);
-    const sound = checksumType !== CRC32C || crc32c(bytes.subarray(32)) === bytes.readUInt32LE(0);
+    const sound = !checked || crc32c(bytes.subarray(32)) === bytes.readUInt32LE(0);
     source.check(sound, 'the checksum of a tree block does not match', at);
+    source.check(u64(bytes, 0x50) === generation, 'a tree block is of another time than what leads to it', at);
     return bytes;
   };
-  async function* items(root: Bytes, from: Key, to: Key, below = DEEPEST + 1): AsyncGenerator<Item> {
+  async function* leaves(root: TreeRoot, from: Key, to: Key, below = DEEPEST + 1): AsyncGenerator<Leaf> {
     const bytes = await node(root, below);
     const count = bytes.readUInt32LE(0x60);
     const level = bytes[0x64]!;
@@ -181,15 +217,18 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
     if (level > 0) {
       const first = Math.max(0, firstNot(count, index => compare(key(index), from) <= 0) - 1);
       for (let i = first; i < count && compare(key(i), to) <= 0; i++) {
-        yield* items(u64(bytes, HEADER + i * POINTER + 17), from, to, level);
+        const pointer = HEADER + i * POINTER + 17;
+        yield* leaves({ at: u64(bytes, pointer), generation: u64(bytes, pointer + 8) }, from, to, level);
       }
       return;
     }
-    for (let i = firstNot(count, index => compare(key(index), from) < 0); i < count && compare(key(i), to) <= 0; i++) {
-      const start = HEADER + bytes.readUInt32LE(HEADER + i * LEAF_ITEM + 17);
-      const end = start + bytes.readUInt32LE(HEADER + i * LEAF_ITEM + 21);
-      source.check(end <= nodeSize, 'an item leads outside its tree block');
-      yield { key: key(i), data: bytes.subarray(start, end) };
+    const first = firstNot(count, index => compare(key(index), from) < 0);
+    const end = firstNot(count, index => compare(key(index), to) <= 0);
+    if (end > first) yield { bytes, first, end };
+  }
+  async function* items(root: TreeRoot, from: Key, to: Key): AsyncGenerator<Item> {
+    for await (const { bytes, first, end } of leaves(root, from, to)) {
+      for (let i = first; i < end; i++) yield { key: keyAt(bytes, keyOf(i)), data: dataOf(source, bytes, i) };
     }
   }
 
@@ -198,9 +237,11 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
     if (chunk !== null) chunks.add(chunk);
     at += 17 + length;
   }
+  const chunkTree = { at: superblock.chunkTree, generation: superblock.chunkGeneration };
+  const rootTree = { at: superblock.rootTree, generation: superblock.generation };
   const chunkItems = (): AsyncGenerator<Item> => {
     const keys = { object: CHUNK_TREE_OBJECT, type: ITEM.chunk };
-    return items(superblock.chunkTree, { ...keys, offset: 0 }, { ...keys, offset: Number.POSITIVE_INFINITY });
+    return items(chunkTree, { ...keys, offset: 0 }, { ...keys, offset: Number.POSITIVE_INFINITY });
   };
   for await (const { key, data } of chunkItems()) {
     const { chunk } = parseChunk(source, key.offset, data, device);
@@ -209,22 +250,21 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
   return {
     source,
     superblock,
+    chunkTree,
+    checked,
     place: (logical, length) => chunks.place(logical, length),
-    items: (root, from, to) => items(root, from, to),
+    leaves: (root, from, to) => leaves(root, from, to),
+    items,
     chunkItems,
     async tree(id) {
-      let at = Number.NaN;
+      let root: TreeRoot | null = null;
       const keys = { object: id, type: ITEM.root };
-      for await (const { data } of items(
-        superblock.rootTree,
-        { ...keys, offset: 0 },
-        { ...keys, offset: Number.POSITIVE_INFINITY },
-      )) {
+      const last = { ...keys, offset: Number.POSITIVE_INFINITY };
+      for await (const { data } of items(rootTree, { ...keys, offset: 0 }, last)) {
         source.check(data.length >= 184, 'the root of a subvolume is damaged');
-        at = u64(data, 176);
+        root = { at: u64(data, 176), generation: u64(data, 160) };
       }
-      source.check(Number.isSafeInteger(at), `there is no subvolume ${id}`);
-      return at;
+      return source.need(root, `there is no subvolume ${id}`);
     },
   };
 }

@@ -1,9 +1,8 @@
 /** Extended attributes: items of the inode, by the hash of their names. */
-import type { Bytes } from '../../base/contracts.ts';
 import type { Xattrs } from '../contracts.ts';
 import { nameOf } from '../names.ts';
 import { XattrList } from '../xattrs.ts';
-import { type Btrfs, ITEM } from './filesystem.ts';
+import { type Btrfs, ITEM, type TreeRoot } from './filesystem.ts';
 
 const HEADER = 30;
 
@@ -15,7 +14,7 @@ const keysOf = (number: number) => ({
 /** The item of an inode, and whether it has extended attributes: these follow it closely, mostly in the same block. */
 export async function inodeItems(
   btrfs: Btrfs,
-  root: Bytes,
+  root: TreeRoot,
   number: number,
 ): Promise<{ readonly data: Buffer | null; readonly xattrs: boolean }> {
   let data: Buffer | null = null;
@@ -27,7 +26,7 @@ export async function inodeItems(
   return { data, xattrs: false };
 }
 
-export async function xattrsOf(btrfs: Btrfs, root: Bytes, number: number): Promise<Xattrs> {
+export async function xattrsOf(btrfs: Btrfs, root: TreeRoot, number: number): Promise<Xattrs> {
   const list = new XattrList(btrfs.source);
   const { first, last } = keysOf(number);
   for await (const { data } of btrfs.items(root, first, last)) {
