@@ -11,6 +11,7 @@ import { memoryDisk } from '../../test/kit/disks.ts';
 import { random } from '../../test/kit/random.ts';
 import { emptyImage, lacking, plainTree, scratch, tool } from '../../test/kit/volume-images.ts';
 import { volumesOf, walk } from '../../test/kit/volume-walk.ts';
+import { eachUnused } from './free.ts';
 
 const RUNS = process.env.BOOTMOUNT_LONG === '1' ? 5000 : 60;
 const folder = scratch();
@@ -129,9 +130,11 @@ describe.each(subjects)('%s', (_name, cannot, make) => {
         const begin = performance.now();
         const { volumes, notes } = await volumesOf(disk);
         errors += notes.length;
-        for (const { volume } of volumes) {
+        for (const found of volumes) {
           try {
-            for (const { line } of (await walk(volume.root, LIMITS)).values()) if (line.startsWith('error')) errors++;
+            const walked = await walk(found.volume.root, LIMITS);
+            for (const { line } of walked.values()) if (line.startsWith('error')) errors++;
+            await eachUnused(found, () => {});
           } catch (error) {
             expect(error).toHaveProperty('fault');
             errors++;

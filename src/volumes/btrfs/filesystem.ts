@@ -207,24 +207,36 @@ export async function openFileSystem(source: VolumeSource): Promise<Btrfs | null
     source.check(u64(bytes, 0x50) === generation, 'a tree block is of another time than what leads to it', at);
     return bytes;
   };
-  async function* leaves(root: TreeRoot, from: Key, to: Key, below = DEEPEST + 1): AsyncGenerator<Leaf> {
-    const bytes = await node(root, below);
+  async function* below(root: TreeRoot, from: Key, to: Key, height: number, least: Key | null): AsyncGenerator<Leaf> {
+    const bytes = await node(root, height);
     const count = bytes.readUInt32LE(0x60);
     const level = bytes[0x64]!;
     const width = level > 0 ? POINTER : LEAF_ITEM;
-    source.check(HEADER + count * width <= nodeSize, 'a tree block is damaged');
     const key = (index: number): Key => keyAt(bytes, HEADER + index * width);
+    const sound = HEADER + count * width <= nodeSize && (least === null || (count > 0 && compare(key(0), least) === 0));
+    source.check(sound, 'a tree block is damaged');
     if (level > 0) {
       const first = Math.max(0, firstNot(count, index => compare(key(index), from) <= 0) - 1);
       for (let i = first; i < count && compare(key(i), to) <= 0; i++) {
         const pointer = HEADER + i * POINTER + 17;
-        yield* leaves({ at: u64(bytes, pointer), generation: u64(bytes, pointer + 8) }, from, to, level);
+        const child = { at: u64(bytes, pointer), generation: u64(bytes, pointer + 8) };
+        yield* below(child, from, to, level, key(i));
       }
       return;
     }
     const first = firstNot(count, index => compare(key(index), from) < 0);
-    const end = firstNot(count, index => compare(key(index), to) <= 0);
-    if (end > first) yield { bytes, first, end };
+    yield { bytes, first, end: firstNot(count, index => compare(key(index), to) <= 0) };
+  }
+  async function* leaves(root: TreeRoot, from: Key, to: Key): AsyncGenerator<Leaf> {
+    let before: Key | null = null;
+    for await (const leaf of below(root, from, to, DEEPEST + 1, null)) {
+      if (leaf.bytes.readUInt32LE(0x60) === 0) continue;
+      const first = keyAt(leaf.bytes, HEADER);
+      // A tree in which blocks are shared would take for ever.
+      source.check(before === null || compare(before, first) < 0, 'the blocks of a tree are out of order');
+      before = first;
+      if (leaf.end > leaf.first) yield leaf;
+    }
   }
   async function* items(root: TreeRoot, from: Key, to: Key): AsyncGenerator<Item> {
     for await (const { bytes, first, end } of leaves(root, from, to)) {

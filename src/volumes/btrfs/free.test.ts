@@ -12,6 +12,7 @@ import { eachUnused } from '../free.ts';
 
 const MIB = 2 ** 20;
 const UNIT = 4096;
+const SIZE = 400 * MIB;
 const LONG = process.env.BOOTMOUNT_LONG === '1';
 const folder = scratch();
 const image = path.join(folder, 'image');
@@ -22,10 +23,10 @@ afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
 const inspect = (...args: readonly string[]): string => tool('btrfs', ['inspect-internal', ...args]);
 
 /** A byte for each 4 KiB of the image that is free; everything is read from what btrfs-progs print. */
-function judged(file: string, chunksOnly = false): Uint8Array {
+function judged(file: string, chunksOnly = false, device = 1): Uint8Array {
   const superblock = inspect('dump-super', file);
   const figure = (name: string): number => Number(new RegExp(`^${name}\\s+(\\d+)`, 'm').exec(superblock)![1]);
-  const free = new Uint8Array(fs.statSync(file).size / UNIT);
+  const free = new Uint8Array(SIZE / UNIT);
   free.fill(1, 0, figure('dev_item.total_bytes') / UNIT);
   const use = (at: number, length: number): Uint8Array => free.fill(0, at / UNIT, (at + length) / UNIT);
   use(0, MIB);
@@ -36,7 +37,9 @@ function judged(file: string, chunksOnly = false): Uint8Array {
     .map(text => ({
       at: Number.parseInt(text, 10),
       length: Number(/length (\d+)/.exec(text)![1]),
-      places: [...text.matchAll(/stripe \d+ devid 1 offset (\d+)/g)].map(([, at]) => Number(at)),
+      places: [...text.matchAll(new RegExp(`stripe \\d+ devid ${device} offset (\\d+)`, 'g'))].map(([, at]) =>
+        Number(at),
+      ),
     }));
   const extents = /item \d+ key \((\d+) (EXTENT|METADATA)_ITEM (\d+)\)/g;
   for (const [, at, kind, size] of inspect('dump-tree', '-t', 'extent', file).matchAll(extents)) {
@@ -58,6 +61,20 @@ async function found(bytes: Buffer): Promise<Uint8Array> {
     free.fill(1, at / UNIT, end / UNIT);
   });
   return free;
+}
+
+/** What is free after a change to the root of a tree, in all its copies, whose checksum is made right again. */
+async function changed(tree: string, change: (block: Buffer) => void, sum = true): Promise<void> {
+  const bytes = fs.readFileSync(image);
+  const logical = BigInt(/^(?:leaf|node) (\d+)/m.exec(inspect('dump-tree', '-t', tree, image))![1]!);
+  const places = placesOf(bytes, logical);
+  for (const at of places) {
+    const block = bytes.subarray(at, at + bytes.readUInt32LE(65_536 + 0x94));
+    change(block);
+    if (sum) block.writeUInt32LE(crc32c(block.subarray(32)));
+  }
+  expect(places).not.toEqual([]);
+  await found(bytes);
 }
 
 async function compare(chunksOnly = false): Promise<number> {
@@ -90,7 +107,7 @@ function churn(into: string): void {
 }
 
 function make(options: readonly string[], work: (into: string) => void, mount = 'loop'): boolean {
-  emptyImage(image, 400 * MIB);
+  emptyImage(image, SIZE);
   tool('mkfs.btrfs', ['-q', '-f', ...options, image]);
   return mounted(['mount', '-o', mount, image, mnt], () => work(mnt));
 }
@@ -143,24 +160,37 @@ describe.skipIf(cannot !== '')(`free space of btrfs ${cannot}`, () => {
     await compare(true);
   });
 
-  describe('with a damaged map nothing is said to be free', () => {
-    const start = (tree: string): number => {
-      const text = inspect('dump-tree', '-t', tree, image);
-      return Number(/^(?:leaf|node) (\d+)/m.exec(text)![1]);
+  test('a tree in which a block is twice is damaged', async context => {
+    const fill = (into: string): void => {
+      for (let i = 0; i < 300; i++) fs.writeFileSync(path.join(into, `file ${i}`), noise(5000, i));
     };
-    /** Changes a tree block in both copies, and makes its checksum right again. */
-    const changed = async (tree: string, change: (block: Buffer) => void, sum = true): Promise<void> => {
-      const bytes = fs.readFileSync(image);
-      const logical = BigInt(start(tree));
-      const places = placesOf(bytes, logical);
-      for (const at of places) {
-        const block = bytes.subarray(at, at + 16_384);
-        change(block);
-        if (sum) block.writeUInt32LE(crc32c(block.subarray(32)));
+    if (!make(['-M', '-n', '4096'], fill)) return context.skip('no loop mounts here');
+    const [first, second] = [101, 101 + 33];
+    await expect(changed('extent', node => node.copy(node, second + 17, first + 17, first + 33))).rejects.toThrow(
+      'a tree block is damaged',
+    );
+    await expect(changed('extent', node => node.copy(node, second, first, first + 33))).rejects.toThrow('out of order');
+  });
+
+  test.skipIf(!LONG)('a mirror on two devices', async context => {
+    const devices = ['one', 'two'].map(name => {
+      emptyImage(path.join(folder, name), SIZE);
+      return tool('losetup', ['-f', '--show', path.join(folder, name)]).trim();
+    });
+    try {
+      tool('mkfs.btrfs', ['-q', '-f', '-d', 'raid1', '-m', 'raid1', ...devices]);
+      if (!mounted(['mount', devices[0]!, mnt], () => churn(mnt))) return context.skip('no loop mounts here');
+      for (const [i, name] of ['one', 'two'].entries()) {
+        const ours = await found(fs.readFileSync(path.join(folder, name)));
+        expect(ours.reduce((sum, free) => sum + free, 0)).toBeGreaterThan((300 * MIB) / UNIT);
+        expect(Buffer.compare(ours, judged(devices[i]!, false, i + 1))).toBe(0);
       }
-      expect(places).toHaveLength(2);
-      await found(bytes);
-    };
+    } finally {
+      tool('losetup', ['-d', ...devices]);
+    }
+  });
+
+  describe('with a damaged map nothing is said to be free', () => {
     /** The last item of a type in a leaf: where its key is, and its data. */
     const item = (leaf: Buffer, type: number): { key: number; data: number } => {
       let key = 101 + (leaf.readUInt32LE(0x60) - 1) * 25;
