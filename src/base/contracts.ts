@@ -28,6 +28,17 @@ export interface ByteSource extends AsyncDisposable {
   read(into: Uint8Array, at: Bytes): Done;
   /** Holes of a sparse file, where they are known: 'zero' reads as zeros and takes no space. 1 <= length <= limit. */
   extent?(at: Bytes, limit: Bytes): Extent;
+  /**
+   * Puts bytes from `at` into a pipe without taking them into this program's memory (splice(2)), where that needs no waiting
+   * as far as is known. How many went in; less than `length`: they are to be read, and the pipe is to be emptied.
+   */
+  splice?(pipe: number, at: Bytes, length: Bytes): Bytes;
+}
+
+/** Bytes that lie in one source as they are. */
+export interface Place {
+  readonly source: ByteSource;
+  readonly at: Bytes;
 }
 
 export interface ByteFile extends ByteSource {
@@ -316,6 +327,8 @@ export interface Disk extends Extents, AsyncDisposable {
   readonly id: string;
   /** Fills `into` from `at`; the range lies inside the disk. On an error `into` is not to be used. */
   read(into: Uint8Array, at: Bytes): Done;
+  /** Where all of a range lies as it is; null: not in one place, or not known without waiting. Does no I/O. */
+  plain?(at: Bytes, length: Bytes): Place | null;
 }
 
 export interface WritableDisk extends Disk {

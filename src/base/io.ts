@@ -253,6 +253,14 @@ export class LocalFile implements ByteFile {
     if (performance.now() - before > patience(into.length)) this.#cold = COLD_READS;
   }
 
+  splice(pipe: number, at: Bytes, length: Bytes): Bytes {
+    if (this.#cold > 0 || this.#direct !== null || at + length > this.#size) return 0;
+    const before = performance.now();
+    const done = native()!.splice(this.fd, at, pipe, length);
+    if (performance.now() - before > patience(length)) this.#cold = COLD_READS;
+    return done;
+  }
+
   extent(at: Bytes, limit: Bytes): Extent {
     const [last, before] = this.#runs;
     if (!isIn(last, at)) this.#runs = [isIn(before, at) ? before : this.#runAt(at), last];

@@ -1,9 +1,10 @@
 /**
  * What Node cannot do by itself, through the optional package `koffi`: finding and making holes, taking a descriptor from
- * another program, reading only what is in memory, looking at a descriptor without reading it, placing a thread, telling where
- * bytes lie, calling zlib without an object for each stream. Without it sparse files are read
- * whole, space is given back later, ordinary users cannot mount, a mount whose machine is busy takes its disks for slow,
- * restores go through the page cache, and a request at a time is served at the speed of wake-ups.
+ * another program, reading only what is in memory, passing bytes on without reading them, looking at a descriptor without
+ * reading it, placing a thread, telling where bytes lie, calling zlib without an object for each stream. Without it sparse
+ * files are read whole, long answers are copied once more, space is given back later, ordinary users cannot mount, a mount
+ * whose machine is busy takes its disks for slow, restores go through the page cache, and a request at a time is served at
+ * the speed of wake-ups.
  */
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -40,6 +41,10 @@ export interface Native {
   readNow(fd: number, into: Uint8Array, at: Bytes): number | null;
   /** zlib of this program (zlib.h); null where it does not show it. */
   readonly zlib: NativeZlib | null;
+  /** A new pipe that holds so many pages at once; null: the kernel grants less. */
+  pipe(capacity: Bytes): Pipe | null;
+  /** splice(2): from a place of a file, or (null) from a pipe, into a pipe or a device; as far as there is room. How much went over. */
+  splice(from: number, at: Bytes | null, into: number, length: Bytes): number;
   /** A function that waits so many ms (-1: without end) until the descriptor can be read: poll(2)'s events, 0: none. */
   poller(fd: number): (ms: number) => number;
   /** The processors that a thread (0: this one) may run on, a bit for each, the lowest of the first byte for number 0. */
@@ -48,6 +53,12 @@ export interface Native {
   confine(thread: number, processors: Uint8Array): boolean;
   /** Where the bytes lie in memory. */
   address(bytes: Uint8Array): number;
+}
+
+/** Descriptors to write into and to read from. */
+export interface Pipe {
+  readonly input: number;
+  readonly output: number;
 }
 
 /** A function of a library. `async` calls it on a pool thread: what it is given stays the caller's to keep alive. */
@@ -113,6 +124,39 @@ function descriptors(koffi: Koffi, libc: ReturnType<Koffi['load']>): Native['pas
     } finally {
       for (const fd of ends) fs.closeSync(fd);
     }
+  };
+}
+
+const CLOEXEC = 0o2000000;
+const F_SETPIPE_SZ = 1031;
+const SPLICE_F_NONBLOCK = 2;
+
+function pipes(libc: ReturnType<Koffi['load']>): Pick<Native, 'pipe' | 'splice'> {
+  const pipe2 = libc.func('int pipe2(_Out_ int *, int)');
+  const fcntl = libc.func('int fcntl(int, int, int)');
+  const splice = libc.func('int64_t splice(int, void *, int, void *, size_t, unsigned int)');
+  const place = new Uint32Array(2);
+  return {
+    pipe(capacity) {
+      const ends = [0, 0];
+      if (pipe2(ends, CLOEXEC) !== 0) return null;
+      if (fcntl(ends[1]!, F_SETPIPE_SZ, capacity) >= capacity) return { input: ends[1]!, output: ends[0]! };
+      for (const fd of ends) fs.closeSync(fd);
+      return null;
+    },
+    splice(from, at, into, length) {
+      if (at !== null) {
+        place[0] = at % 2 ** 32;
+        place[1] = Math.floor(at / 2 ** 32);
+      }
+      let [done, moved] = [0, 0];
+      do {
+        // With `place` the kernel goes on from where it was.
+        moved = splice(from, at === null ? null : place, into, null, length - done, SPLICE_F_NONBLOCK);
+        done += Math.max(0, moved);
+      } while (moved > 0 && done < length);
+      return done;
+    },
   };
 }
 
@@ -185,6 +229,7 @@ function open(): Native | null {
         asked.writeInt16LE(POLLIN, 4);
         return ms => (poll(asked, 1, ms) > 0 ? asked.readInt16LE(6) : 0);
       },
+      ...pipes(libc),
       processors(thread) {
         const mask = new Uint8Array(CPU_MASK);
         return getAffinity(thread, mask.length, mask) === 0 ? mask : null;

@@ -1,5 +1,5 @@
 /** What is mounted, and by whom it is served. */
-import type { Bytes, Done } from './contracts.ts';
+import type { Bytes, Done, Place } from './contracts.ts';
 
 export type Node = DirNode | FileNode | LinkNode | SpecialNode;
 
@@ -71,6 +71,8 @@ export interface OpenFile extends AsyncDisposable {
   size(): Bytes;
   /** Fills `into`; the host has clipped the range to the size. */
   read(into: Uint8Array, at: Bytes): Done;
+  /** As in `Disk`. */
+  plain?(at: Bytes, length: Bytes): Place | null;
   /** Present on writable files. May grow the file, or refuse that with 'no-space' or 'too-big'. */
   write?(from: Uint8Array, at: Bytes): Done;
   /** Punch hole and zero range: zeros afterwards. */

@@ -104,12 +104,39 @@ describe('a disk through its chain', () => {
               await disk.read(into, at);
               const wrong = into.findIndex((byte, i) => byte !== expected(layers, at + i));
               expect(wrong).toBe(-1);
+              const place = disk.plain!(at, into.length);
+              if (place === null) return;
+              await place.source.read(into.fill(0xdb), place.at);
+              expect(into.findIndex((byte, i) => byte !== expected(layers, at + i))).toBe(-1);
             }),
           );
         },
       ),
       { numRuns: 300 },
     );
+  });
+
+  test('says where bytes lie when they lie as they are in one place, and known without waiting', async () => {
+    const upper = madeLayer(1, ['absent', 'plain', 'packed', 'zero', 'absent'], 5 * BLOCK, false);
+    const lower = madeLayer(0, ['plain', 'plain', 'plain', 'plain', 'absent'], 5 * BLOCK, false);
+    const layers = [lower.layer, upper.layer];
+    const disk = chainDisk({ layers, id: 'test', sectorSize: 512, cache: new UnitCache(0) });
+    const plain = (at: Bytes, length: Bytes): unknown => {
+      const place = disk.plain!(at, length);
+      return place === null ? null : [place.source.name, place.at];
+    };
+    expect(plain(0, BLOCK)).toBeNull();
+    await disk.read(new Uint8Array(5 * BLOCK), 0);
+    for (const layer of layers) await layer.load(0, BLOCK);
+    expect(plain(0, BLOCK)).toEqual(['layer-0', 0]);
+    expect(plain(100, 200)).toEqual(['layer-0', 100]);
+    expect(plain(BLOCK, BLOCK)).toEqual(['layer-1', BLOCK]);
+    expect(plain(0, BLOCK + 1)).toBeNull();
+    for (const layer of layers) await layer.load(2 * BLOCK, BLOCK);
+    expect(plain(2 * BLOCK, 512)).toBeNull();
+    expect(plain(3 * BLOCK, 512)).toBeNull();
+    for (const layer of layers) await layer.load(4 * BLOCK, BLOCK);
+    expect(plain(4 * BLOCK, 512)).toBeNull();
   });
 
   test('an extent of a disk in very many units is answered in parts', () => {

@@ -1,4 +1,4 @@
-import type { Bytes, Disk, Done, Extent, Layer, Location } from '../base/contracts.ts';
+import type { Bytes, Disk, Done, Extent, Layer, Location, Place } from '../base/contracts.ts';
 import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
 import { ReadAhead } from './ahead.ts';
@@ -77,11 +77,18 @@ export function chainDisk(spec: ChainSpec): Disk {
     if (packed) ahead.saw(at, into.length);
     return filled;
   };
+  const plain = (at: Bytes, length: Bytes): Place | null => {
+    const owner = index === null ? ONLY : index.ownerAt(at, length);
+    if (owner === null || owner.layer === NOBODY || owner.length < length) return null;
+    const where = layers[owner.layer]!.locate(at, length);
+    return where?.kind === 'plain' && where.length === length ? where : null;
+  };
   return {
     id: spec.id,
     size,
     sectorSize: spec.sectorSize,
     read,
+    plain,
     extent: index === null ? (at, limit) => layerExtent(layers[0]!, at, limit) : (at, limit) => index.extent(at, limit),
     load: index === null ? (at, limit) => layers[0]!.load(at, limit) : at => index.load(at),
     deferred: () => layers.some(layer => layer.deferred?.() === true),

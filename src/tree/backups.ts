@@ -3,7 +3,7 @@ import type { DirNode, Disk, DiskFormat, FileNode, Node, VirtualFile } from '../
 import { ImageError } from '../base/errors.ts';
 import { once } from '../base/lazy.ts';
 import type { BackupSet, PointDisk, Repository, RestorePoint } from '../chain/point.ts';
-import { readView, seekView } from '../views/view.ts';
+import { viewFile } from '../views/view.ts';
 import { type FilesShare, filesFolder, filesShare } from './files.ts';
 import { folder, jsonFile, link } from './nodes.ts';
 import { spaceOf } from './space.ts';
@@ -22,12 +22,7 @@ function viewNode(file: VirtualFile, disk: Disk, mtime: Date): FileNode {
     size: () => file.size,
     // A look at the folder must not unpack what is in it.
     allocated: () => (disk.deferred?.() === true ? file.size : space()),
-    open: async () => ({
-      size: () => file.size,
-      read: (into, at) => readView(file, disk, into, at),
-      seek: (at, want) => seekView(file, disk, at, want),
-      async [Symbol.asyncDispose]() {},
-    }),
+    open: async () => viewFile(file, disk),
   };
 }
 

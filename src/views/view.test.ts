@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { lazyDisk, memoryDisk, pattern, sparseDisk } from '../../test/kit/disks.ts';
 import { random } from '../../test/kit/random.ts';
-import type { Disk, Piece } from '../base/contracts.ts';
+import type { ByteSource, Bytes, Disk, Piece } from '../base/contracts.ts';
 import { constant, diskPiece, virtualFile, zeroPiece } from '../base/pieces.ts';
 import { allocatedOf, readView, seekView, viewFile } from './view.ts';
 
@@ -196,4 +196,26 @@ test('an open file shows the view and cannot be written', async () => {
   expect(open.size()).toBe(file.size);
   expect(open.write).toBeUndefined();
   expect(open.seek(1024, 'data')).toBe(4096);
+});
+
+test('bytes of a view lie where the disk has them, and nowhere else', () => {
+  const source: ByteSource = { name: 'image', size: 2 ** 30, read() {}, async [Symbol.asyncDispose]() {} };
+  const disk: Disk = {
+    ...memoryDisk(content),
+    plain: (at, length) => (length > 8192 ? null : { source, at: at + 1000 }),
+  };
+  const plain = (at: Bytes, length: Bytes): Bytes | undefined => viewFile(file, disk).plain!(at, length)?.at;
+  expect(plain(4096 + 512, 8192)).toBe(32 * KIB + 512 + 1000);
+  expect(plain(4096 + 512, 8193)).toBeUndefined();
+  // Header, hole, two pieces, what is partly and wholly behind the disk's end, footer.
+  for (const [at, length] of [
+    [0, 512],
+    [2048, 512],
+    [4096 + 20 * KIB - 256, 512],
+    [4096 + 60 * KIB - 256, 512],
+    [4096 + 64 * KIB, 512],
+    [file.size - 512, 512],
+  ] as const)
+    expect(plain(at, length)).toBeUndefined();
+  expect(viewFile(file, memoryDisk(content)).plain!(4096, 512)).toBeNull();
 });

@@ -1,5 +1,15 @@
 /** Reading a virtual file: its pieces one after another, over the disk that they show. */
-import type { Bytes, Disk, Done, Extent, Extents, OpenFile, PlacedPiece, VirtualFile } from '../base/contracts.ts';
+import type {
+  Bytes,
+  Disk,
+  Done,
+  Extent,
+  Extents,
+  OpenFile,
+  Place,
+  PlacedPiece,
+  VirtualFile,
+} from '../base/contracts.ts';
 
 /** What is done to one stretch of a file that lies within one piece. `offset`: from the start of the whole range. */
 export type PieceStep = (piece: PlacedPiece, within: Bytes, offset: Bytes, length: Bytes) => Done;
@@ -149,11 +159,21 @@ export function allocatedOf(
   return count();
 }
 
+/** Where all of a range lies as it is; null: not in one place, or not known without waiting. */
+function plainIn(file: VirtualFile, disk: Disk, at: Bytes, length: Bytes): Place | null {
+  const piece = file.pieceAt(at);
+  const within = at - piece.from;
+  if (piece.kind !== 'disk' || piece.length - within < length) return null;
+  const guestAt = piece.at + within;
+  return insideDisk(disk, guestAt, length) === length ? (disk.plain?.(guestAt, length) ?? null) : null;
+}
+
 /** A read-only open file over a view. The disk stays its owner's. */
 export function viewFile(file: VirtualFile, disk: Disk): OpenFile {
   return {
     size: () => file.size,
     read: (into, at) => readView(file, disk, into, at),
+    plain: (at, length) => plainIn(file, disk, at, length),
     seek: (at, want) => seekView(file, disk, at, want),
     async [Symbol.asyncDispose]() {},
   };

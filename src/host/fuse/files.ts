@@ -2,13 +2,14 @@
 import type { OpenFile } from '../../base/contracts.ts';
 import { resize } from './names.ts';
 import { type Handle, stateOf } from './nodes.ts';
-import { ERRNO, FALLOCATE, getU64, IN, MAX_IO, O, OPENED, putU64, SEEK, WRITE_PAYLOAD } from './protocol.ts';
+import { ERRNO, FALLOCATE, getU64, IN, O, OPENED, putU64, SEEK, WRITE_PAYLOAD } from './protocol.ts';
 import {
   type Answer,
   after,
   entryOf,
   handleOf,
   madeBefore,
+  NO_REPLY,
   nodeOf,
   type Operation,
   reopen,
@@ -16,6 +17,7 @@ import {
   uniqueOf,
 } from './session.ts';
 import type { Slot } from './slot.ts';
+import { LEAST_SPLICED } from './splice.ts';
 
 /** `struct fuse_read_in` and `fuse_write_in`: the same fields in the same places. */
 const OFFSET = IN.BODY + 2;
@@ -31,8 +33,12 @@ export const read: Operation = (session, slot, got) => {
   if (handle === undefined) return -ERRNO.EBADF;
   if (handle.file === null) return again(session, slot, got, handle, read);
   const at = getU64(slot.words, OFFSET);
-  const length = Math.min(slot.words[SIZE]!, MAX_IO, Math.max(0, handle.file.size() - at));
+  const length = Math.min(slot.words[SIZE]!, slot.longest, Math.max(0, handle.file.size() - at));
   if (length === 0) return 0;
+  if (length >= LEAST_SPLICED && session.pipe !== null) {
+    const place = handle.file.plain?.(at, length) ?? null;
+    if (place !== null && session.pipe.send(slot, place, length)) return NO_REPLY;
+  }
   const done = handle.file.read(slot.into(length), at);
   return done === undefined ? length : done.then(() => length);
 };

@@ -1,18 +1,25 @@
 import { describe, expect, it } from 'vitest';
-import type { DirNode, FileNode, LinkNode, OpenFile } from '../../base/contracts.ts';
+import type { ByteSource, DirNode, FileNode, LinkNode, OpenFile } from '../../base/contracts.ts';
 import { ImageError } from '../../base/errors.ts';
 import { Table } from './nodes.ts';
 import { operate } from './operate.ts';
-import { ERRNO, FALLOCATE, INIT, INIT2, O, OPCODE, putU64, ROOT_ID, WRITE_PAYLOAD } from './protocol.ts';
+import { ERRNO, FALLOCATE, INIT, INIT2, MAX_IO, O, OPCODE, putU64, ROOT_ID, WRITE_PAYLOAD } from './protocol.ts';
 import { NO_REPLY, type Session } from './session.ts';
 import { Slot } from './slot.ts';
+import { LEAST_SPLICED } from './splice.ts';
 
 const SIZE = 100_000;
 
+interface Setting {
+  readonly size?: number;
+  readonly plain?: OpenFile['plain'];
+  readonly pipe?: Session['pipe'];
+}
+
 /** A disk that notes what it is asked. */
-function tree(): { root: DirNode; calls: string[] } {
+function tree({ size: first = SIZE, plain }: Setting): { root: DirNode; calls: string[] } {
   const calls: string[] = [];
-  let size = SIZE;
+  let size = first;
   const file: OpenFile = {
     size: () => size,
     read: (into, at) => {
@@ -20,6 +27,7 @@ function tree(): { root: DirNode; calls: string[] } {
       if (at === 8192) throw new ImageError('corrupt', 'damaged');
       into.fill(0x55);
     },
+    ...(plain === undefined ? {} : { plain }),
     write: (from, at) => void calls.push(`write ${from.length} at ${at}`),
     zero: (at, length) => void calls.push(`zero ${length} at ${at}`),
     resize: to => {
@@ -54,14 +62,15 @@ function tree(): { root: DirNode; calls: string[] } {
   return { root, calls };
 }
 
-function setUp() {
-  const { root, calls } = tree();
+function setUp(setting: Setting = {}) {
+  const { root, calls } = tree(setting);
   const session: Session = {
     root,
     table: Table.fresh(root, undefined),
     uid: 0,
     owners: true,
     gid: 0,
+    pipe: setting.pipe ?? null,
     onInit: () => calls.push('init'),
   };
   const slot = new Slot();
@@ -93,7 +102,7 @@ describe('INIT', () => {
     const { ask, slot, calls } = setUp();
     expect(await ask(OPCODE.init, 0, [7, 99, 131072, 0xffffffff, 0xffffffff])).toBe(64);
     const [major, minor, , flags, background, maxWrite, , pages, flags2] = slot.bodyWords;
-    expect([major, minor, maxWrite, pages! % 65536]).toEqual([7, 45, 2 ** 20, 256]);
+    expect([major, minor, maxWrite, pages! % 65536]).toEqual([7, 45, 2 ** 19, 128]);
     expect(background! % 65536).toBe(64);
     expect(flags! & INIT.ASYNC_DIO).toBe(INIT.ASYNC_DIO);
     expect(flags! & INIT.CACHE_SYMLINKS).toBe(INIT.CACHE_SYMLINKS);
@@ -150,6 +159,47 @@ it('answers reads in one go, cut at the end of the file', async () => {
   expect(read(SIZE, 4096)).toBe(0);
   expect(() => read(8192, 512)).toThrow('damaged');
   expect(calls).toEqual(['read 4096 at 0', `read 10 at ${SIZE - 10}`, 'read 512 at 8192']);
+});
+
+it('passes long reads on that lie in one place, and reads what cannot be passed on', async () => {
+  const passed: string[] = [];
+  const pipe: Session['pipe'] = {
+    send(_, place, length) {
+      passed.push(`${length} at ${place.at} of ${place.source.name}`);
+      return place.at < 2 * MAX_IO;
+    },
+    close() {},
+  };
+  const source: ByteSource = { name: 'image', size: 2 ** 30, read() {}, async [Symbol.asyncDispose]() {} };
+  const plain: OpenFile['plain'] = at => (at === 4096 ? null : { source, at: at + 512 });
+  const { open, slot, session, calls } = setUp({ pipe, plain, size: 2 ** 30 });
+  const fh = await open();
+  const read = (at: number, length: number): unknown => {
+    slot.words.fill(0, 0, 40);
+    slot.words.set([fh, 0, at, 0, length], 10);
+    slot.words[1] = OPCODE.read;
+    return operate(session, slot, 80);
+  };
+  expect(read(0, MAX_IO)).toBe(NO_REPLY);
+  expect(read(4096, MAX_IO)).toBe(MAX_IO);
+  expect(read(2 * MAX_IO, LEAST_SPLICED)).toBe(LEAST_SPLICED);
+  expect(read(0, LEAST_SPLICED - 4096)).toBe(LEAST_SPLICED - 4096);
+  expect(passed).toEqual([`${MAX_IO} at 512 of image`, `${LEAST_SPLICED} at ${2 * MAX_IO + 512} of image`]);
+  expect(calls).toEqual([
+    `read ${MAX_IO} at 4096`,
+    `read ${LEAST_SPLICED} at ${2 * MAX_IO}`,
+    `read ${LEAST_SPLICED - 4096} at 0`,
+  ]);
+});
+
+it('answers as much as an earlier process agreed on', async () => {
+  const { open, session } = setUp({ size: 2 ** 30 });
+  const fh = await open();
+  const slot = new Slot(2 * MAX_IO);
+  slot.words.set([fh, 0, 0, 0, 2 * MAX_IO], 10);
+  slot.words[1] = OPCODE.read;
+  expect(operate(session, slot, 80)).toBe(2 * MAX_IO);
+  expect(slot.body[2 * MAX_IO - 1]).toBe(0x55);
 });
 
 it('flushes before it answers a write with O_DSYNC, and only that', async () => {

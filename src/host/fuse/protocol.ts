@@ -99,8 +99,8 @@ export const O = { ACCMODE: 3, TRUNC: 0o1000, DSYNC: 0o10000 } as const;
 
 export const ROOT_ID = 1;
 export const PAGE = 4096;
-/** Longest read and write that is negotiated, and longest reply body. */
-export const MAX_IO = 1024 * 1024;
+/** Longest read and write that is negotiated, and longest reply body: with its header it fits a pipe of 1 MiB, wherever in a page it begins. */
+export const MAX_IO = 512 * 1024;
 export const MAX_BACKGROUND = 64;
 /** Newest minor version whose layouts were checked against this code. */
 export const MINOR = 45;

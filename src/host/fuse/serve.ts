@@ -14,9 +14,10 @@ import type { Connection } from './journal.ts';
 import { Table } from './nodes.ts';
 import { invalidate, resend } from './notify.ts';
 import { operate } from './operate.ts';
-import { ERRNO, IN, OPCODE, REPLY_HEADER, REQUEST_HEADER, RESENT_BIT } from './protocol.ts';
+import { ERRNO, IN, MAX_IO, OPCODE, REPLY_HEADER, REQUEST_HEADER, RESENT_BIT } from './protocol.ts';
 import { type Answer, describe, NO_REPLY, reopen, type Session, uniqueOf } from './session.ts';
-import { type Slot, slotPool } from './slot.ts';
+import { type Slot, type SlotPool, slotPool } from './slot.ts';
+import { ReplyPipe } from './splice.ts';
 import { Suspects } from './suspects.ts';
 import { Waiting } from './waiting.ts';
 
@@ -67,7 +68,7 @@ const isEnd = (code: string): boolean => code === 'ENODEV' || code === 'ECONNABO
 const failed = (what: string, cause: unknown): ImageError =>
   new ImageError('io', `${what} failed (${codeOf(cause) || String(cause)})`, { file: '/dev/fuse' }, { cause });
 
-function begin(root: DirNode, options: ServeOptions): Session {
+function begin(fd: number, root: DirNode, options: ServeOptions): Session {
   if (endianness() !== 'LE') throw new ImageError('unsupported', 'FUSE is spoken on little-endian machines only');
   const resume = options.resume === true;
   if (resume && options.nodesFile === undefined) throw new TypeError('resume needs nodesFile');
@@ -78,6 +79,7 @@ function begin(root: DirNode, options: ServeOptions): Session {
     uid: process.getuid?.() ?? 0,
     gid: process.getgid?.() ?? 0,
     owners: options.hideOwners !== true,
+    pipe: ReplyPipe.open(fd),
     onInit: connection => options.onInit?.(connection),
   };
 }
@@ -87,7 +89,7 @@ function begin(root: DirNode, options: ServeOptions): Session {
  * request; from then on, unless `mailbox` says otherwise, this thread belongs to the mount.
  */
 export function serveFuse(fd: number, root: DirNode, options: ServeOptions = {}): Serving {
-  const session = begin(root, options);
+  const session = begin(fd, root, options);
   if (options.resume === true) {
     resend(fd);
     // Not awaited: the kernel lets go of a name once the requests for it are answered, which are answered here.
@@ -109,7 +111,7 @@ class Loop implements Serving {
   readonly #session: Session;
   readonly #suspects: Suspects | null;
   readonly #options: ServeOptions;
-  readonly #slots = slotPool(SLOTS);
+  readonly #slots: SlotPool;
   readonly #waiting: Waiting;
   readonly #settle: { resolve(): void; reject(error: unknown): void };
   /** Requests that were read and not answered yet. */
@@ -129,6 +131,8 @@ class Loop implements Serving {
     this.#session = session;
     this.#suspects = suspects;
     this.#options = options;
+    // What an earlier process agreed on holds for the life of the mount.
+    this.#slots = slotPool(SLOTS, Math.max(MAX_IO, session.table.connection?.maxIo ?? 0));
     this.#waiting = new Waiting(fd);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.ended = promise;
@@ -324,6 +328,7 @@ class Loop implements Serving {
     });
     const results = await Promise.allSettled(closed);
     table.end();
+    this.#session.pipe?.close();
     this.#suspects?.close();
     const broken = results.find(result => result.status === 'rejected');
     if (broken !== undefined) throw broken.reason;

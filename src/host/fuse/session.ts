@@ -5,6 +5,7 @@ import type { Connection } from './journal.ts';
 import type { Entry, Handle, Table } from './nodes.ts';
 import { getU64, IN, OPCODE, RESENT_BIT } from './protocol.ts';
 import type { Slot } from './slot.ts';
+import type { ReplyPipe } from './splice.ts';
 
 /** Length of the body that was put into the slot, or a negative errno as the kernel counts them, or `NO_REPLY`. */
 export type Answer = number;
@@ -18,6 +19,8 @@ export interface Session {
   readonly gid: number;
   /** Whether files out of a backup are shown with their own owners. */
   readonly owners: boolean;
+  /** For long reads of what lies in a file as it is; null: they go through this program's memory. */
+  readonly pipe: Pick<ReplyPipe, 'send' | 'close'> | null;
   onInit(connection: Connection): void;
 }
 

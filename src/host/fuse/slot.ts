@@ -2,6 +2,7 @@
  * Buffers for requests and their replies. A slot belongs to one request from the moment it is read until its reply is
  * written: a payload is handed on as a view, never copied, so a shared slot would put one block's data in another's place.
  */
+import type { Bytes } from '../../base/contracts.ts';
 import { MAX_IO, PAGE, REPLY_HEADER, WRITE_PAYLOAD } from './protocol.ts';
 
 /** The reply lies behind the first page: header in front of it, body from there on. */
@@ -12,6 +13,8 @@ const BODY_AT = PAGE;
  * is put there only when the payload is done with.
  */
 export class Slot {
+  /** Of a reply's body, and of a WRITE's payload. */
+  readonly longest: Bytes;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly words: Uint32Array;
   /** The reply's body. */
@@ -20,8 +23,9 @@ export class Slot {
   #into: Uint8Array;
   #payload: Uint8Array;
 
-  constructor() {
-    const memory = new ArrayBuffer(PAGE + MAX_IO);
+  constructor(longest: Bytes = MAX_IO) {
+    this.longest = longest;
+    const memory = new ArrayBuffer(PAGE + longest);
     this.bytes = new Uint8Array(memory);
     // Killed while the kernel copies into a page that is not there yet, a process leaves the caller an EIO: every page
     // is touched before its first use. Zero pages of a fresh mapping count as not there.
@@ -66,8 +70,8 @@ export interface SlotPool {
   give(slot: Slot): void;
 }
 
-/** Makes slots when they are first needed, `limit` at most: 1 MiB each. */
-export function slotPool(limit: number): SlotPool {
+/** Makes slots when they are first needed, `limit` at most. */
+export function slotPool(limit: number, longest: Bytes): SlotPool {
   const free: Slot[] = [];
   let made = 0;
   return {
@@ -76,7 +80,7 @@ export function slotPool(limit: number): SlotPool {
       if (slot !== undefined) return slot;
       if (made === limit) return null;
       made++;
-      return new Slot();
+      return new Slot(longest);
     },
     give: slot => {
       free.push(slot);
