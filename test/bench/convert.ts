@@ -3,6 +3,7 @@
  * `qemu-img convert`, in turns in one run; medians and ratios go to test/bench/CONVERT.md unless `--only` chooses some of
  * the rows. A ratio above 1 is faster than QEMU. `convert` makes its file durable and reads it back, and QEMU does neither
  * by itself: each of ours is measured against QEMU with what gives the same assurance, `sync` and `qemu-img compare`.
+ * Reads are measured alone: what is read is written nowhere, by QEMU neither (its driver null-co).
  * Needs root, /dev/fuse, qemu-img.
  */
 import { execFileSync } from 'node:child_process';
@@ -111,20 +112,19 @@ interface Row {
   readonly qemuChecked: number[];
   readonly durable: number[];
   readonly checked: number[];
+}
+const row = (title: string): Row => ({ title, qemu: [], qemuDurable: [], qemuChecked: [], durable: [], checked: [] });
+
+interface Reads {
+  readonly title: string;
+  readonly qemu: number[];
+  /** By `dd`. */
   readonly mounted: number[];
-  /** The same, served by the peer. */
+  readonly byQemu: number[];
+  /** By `dd`, served by the peer. */
   readonly exported: number[];
 }
-const row = (title: string): Row => ({
-  title,
-  qemu: [],
-  qemuDurable: [],
-  qemuChecked: [],
-  durable: [],
-  checked: [],
-  mounted: [],
-  exported: [],
-});
+const reads = (title: string): Reads => ({ title, qemu: [], mounted: [], byQemu: [], exported: [] });
 
 function measureConvert(its: Row, from: Kind, to: Kind): void {
   const [source, out] = [at(from.name), at(to.name)];
@@ -142,16 +142,31 @@ function measureConvert(its: Row, from: Kind, to: Kind): void {
   fs.rmSync(out);
 }
 
-/** Read by `qemu-img convert`, as `qemu-img convert` of the image itself is: through our mount, and through the peer's. */
-async function measureMounted(its: Row, from: Kind): Promise<void> {
-  const [mnt, state, out] = [at('mnt'), at('state'), at('out.raw')];
-  const read = (file: string): readonly number[] =>
-    timed(out, () => run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', file, out));
+/** `qemu-img convert` into nothing. */
+const drain = (file: string, format: string, ...flags: readonly string[]): void =>
+  run('qemu-img', 'convert', ...flags, '-n', '-f', format, '--target-image-opts', file, `driver=null-co,size=${size}`);
+
+/** One reader, one request after the other, around the page cache: what is timed is the mount. */
+const dd = (file: string): void => run('dd', `if=${file}`, 'of=/dev/null', 'bs=4M', 'iflag=direct');
+
+/** Seconds of a read of an image that lies in memory. */
+function readingTime(read: () => void): number {
+  const began = performance.now();
+  read();
+  return (performance.now() - began) / 1000;
+}
+
+/** The whole disk, read by QEMU from the image, by `dd` and by QEMU through our mount, by `dd` through the peer's. */
+async function measureReads(its: Reads, from: Kind): Promise<void> {
+  const [mnt, state] = [at('mnt'), at('state')];
+  its.qemu.push(readingTime(() => drain(at(from.name), from.qemu)));
   fs.mkdirSync(mnt, { recursive: true });
   bootmount('mount', at(from.name), mnt, '--state', state);
   try {
     const [set] = fs.readdirSync(path.join(mnt, 'backups'));
-    its.mounted.push(...read(path.join(mnt, 'backups', set!, 'latest', 'disk0.raw')));
+    const disk = path.join(mnt, 'backups', set!, 'latest', 'disk0.raw');
+    its.mounted.push(readingTime(() => dd(disk)));
+    its.byQemu.push(readingTime(() => drain(disk, 'raw', '-T', 'none')));
   } finally {
     bootmount('umount', mnt, '--release');
   }
@@ -159,64 +174,86 @@ async function measureMounted(its: Row, from: Kind): Promise<void> {
   const subject = { name: '', repo: '', point: '', keyFile: null, image, plain: null } as const;
   const served = await storageDaemon.serve({ ...subject, writable: false, jobs: [], prepared: null }, at('peer'));
   try {
-    its.exported.push(...read(served.file));
+    its.exported.push(readingTime(() => dd(served.file)));
   } finally {
     await served.stop();
   }
-  fs.rmSync(out, { force: true });
 }
 
 const seconds = (numbers: readonly number[]): string => (numbers.length === 0 ? '–' : median(numbers).toFixed(2));
 const ratio = (peer: readonly number[], ours: readonly number[]): string =>
   ours.length === 0 ? '–' : (median(peer) / median(ours)).toFixed(2);
 
-function tableOf(rows: readonly Row[]): string {
-  const head =
-    '| | qemu-img convert | and sync | and compare | convert --no-read-back | ratio | convert | ratio | read through a mount | ratio | through qemu-storage-daemon | ratio |';
-  const lines = rows.map(({ title, qemu, qemuDurable, qemuChecked, durable, checked, mounted, exported }) =>
-    [
-      '',
-      title,
-      ...[seconds(qemu), seconds(qemuDurable), seconds(qemuChecked)],
-      ...[seconds(durable), ratio(qemuDurable, durable), seconds(checked), ratio(qemuChecked, checked)],
-      ...[seconds(mounted), ratio(qemu, mounted), seconds(exported), ratio(exported, mounted)],
-      '',
-    ]
-      .join(' | ')
-      .trim(),
+const line = (...cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+const table = (head: readonly string[], lines: readonly string[]): string =>
+  [line('', ...head), `|${' --- |'.repeat(head.length + 1)}`, ...lines].join('\n');
+
+const convertTable = (rows: readonly Row[]): string =>
+  table(
+    ['qemu-img convert', 'and sync', 'and compare', 'convert --no-read-back', 'ratio', 'convert', 'ratio'],
+    rows.map(({ title, qemu, qemuDurable, qemuChecked, durable, checked }) =>
+      line(
+        title,
+        ...[seconds(qemu), seconds(qemuDurable), seconds(qemuChecked)],
+        ...[seconds(durable), ratio(qemuDurable, durable), seconds(checked), ratio(qemuChecked, checked)],
+      ),
+    ),
   );
-  return [head, `| --- |${' --- |'.repeat(11)}`, ...lines].join('\n');
-}
+
+const readsTable = (rows: readonly Reads[]): string =>
+  table(
+    [
+      'qemu-img of the image',
+      'dd through the mount',
+      'ratio',
+      'qemu-img through the mount',
+      'ratio',
+      'dd through qemu-storage-daemon',
+      'ratio',
+    ],
+    rows.map(({ title, qemu, mounted, byQemu, exported }) =>
+      line(
+        title,
+        ...[seconds(qemu), seconds(mounted), ratio(qemu, mounted)],
+        ...[seconds(byQemu), ratio(qemu, byQemu), seconds(exported), ratio(exported, mounted)],
+      ),
+    ),
+  );
 
 try {
   makeDisk(at('raw.raw'));
   const chosen = (title: string): boolean => title.includes(values.only);
   for (const { name, qemu, flags } of SOURCES.slice(1).filter(({ title }) => chosen(`${title} to raw`)))
     run('qemu-img', 'convert', '-f', 'raw', '-O', qemu, ...flags, at('raw.raw'), at(name));
-  const reads = SOURCES.map(source => ({ source, its: row(`${source.title} to raw`) }));
-  const writes = TARGETS.slice(1).map(target => ({ target, its: row(`raw to ${target.title}`) }));
+  const sources = SOURCES.map(source => ({ source, its: row(`${source.title} to raw`), read: reads(source.title) }));
+  const targets = TARGETS.slice(1).map(target => ({ target, its: row(`raw to ${target.title}`) }));
   const report = (done: number): void => {
     const version = execFileSync('qemu-img', ['--version'], { encoding: 'utf8' }).split('\n')[0];
-    const text = `# convert, beside qemu-img
+    const text = `# convert and reads through a mount, beside qemu-img
 
 \`npm run bench:convert\`, ${new Date().toISOString().slice(0, 10)}: ${version}, Node ${process.version}, ${os.cpus().length} × ${os.cpus()[0]!.model}. A disk of ${values.size} MiB, three
-quarters full, in the page cache; seconds, medians of ${done} rounds. A ratio above 1 is faster than QEMU. \`convert\`
-makes its file durable, which is compared with QEMU and \`sync\`, and without \`--no-read-back\` reads it back, which is
-compared with QEMU, \`sync\` and \`qemu-img compare\`. What is read through a mount is read by \`qemu-img convert\`, and compared
-with \`qemu-img convert\` of the image itself, which reads it in its own memory, and with the same image served as a file
-by \`qemu-storage-daemon\`.
+quarters full, in the page cache; seconds, medians of ${done} rounds. A ratio above 1 is faster than QEMU.
 
-${tableOf([...reads, ...writes].map(({ its }) => its).filter(({ title }) => chosen(title)))}
+\`convert\` makes its file durable, which is compared with QEMU and \`sync\`, and without \`--no-read-back\` reads it back,
+which is compared with QEMU, \`sync\` and \`qemu-img compare\`.
+
+${convertTable([...sources, ...targets].map(({ its }) => its).filter(({ title }) => chosen(title)))}
+
+Reading alone, nothing is written: \`qemu-img convert\` of the image into QEMU's null-co, beside the
+whole disk through the mount as a raw file, read by \`dd bs=4M iflag=direct\` and by \`qemu-img convert -T none\` into null-co.
+Last, the same image served as a file by \`qemu-storage-daemon\`, and what \`dd\` takes through our mount beside it.
+
+${readsTable(sources.filter(({ its }) => chosen(its.title)).map(({ read }) => read))}
 `;
     if (values.only === '') fs.writeFileSync(RESULTS, text);
     process.stdout.write(text);
   };
   for (let round = 0; round < rounds; round++) {
-    for (const { source, its } of reads.filter(({ its }) => chosen(its.title))) {
+    for (const { source, its, read } of sources.filter(({ its }) => chosen(its.title))) {
       measureConvert(its, source, TARGETS[0]);
-      await measureMounted(its, source);
+      await measureReads(read, source);
     }
-    for (const { target, its } of writes.filter(({ its }) => chosen(its.title)))
+    for (const { target, its } of targets.filter(({ its }) => chosen(its.title)))
       measureConvert(its, SOURCES[0], target);
     // After each one: a run that is stopped leaves what it has.
     report(round + 1);
