@@ -41,6 +41,8 @@ export interface Native {
   readNow(fd: number, into: Uint8Array, at: Bytes): number | null;
   /** zlib of this program (zlib.h); null where it does not show it. */
   readonly zlib: NativeZlib | null;
+  /** A new file in memory, all of it a hole; null: there is no such thing here. */
+  memoryFile(length: Bytes): number | null;
   /** A new pipe that holds so many pages at once; null: the kernel grants less. */
   pipe(capacity: Bytes): Pipe | null;
   /** splice(2): from a place of a file, or (null) from a pipe, into a pipe or a device; as far as there is room. How much went over. */
@@ -130,13 +132,23 @@ function descriptors(koffi: Koffi, libc: ReturnType<Koffi['load']>): Native['pas
 const CLOEXEC = 0o2000000;
 const F_SETPIPE_SZ = 1031;
 const SPLICE_F_NONBLOCK = 2;
+const MFD_CLOEXEC = 1;
 
-function pipes(libc: ReturnType<Koffi['load']>): Pick<Native, 'pipe' | 'splice'> {
+function pipes(libc: ReturnType<Koffi['load']>): Pick<Native, 'memoryFile' | 'pipe' | 'splice'> {
   const pipe2 = libc.func('int pipe2(_Out_ int *, int)');
   const fcntl = libc.func('int fcntl(int, int, int)');
   const splice = libc.func('int64_t splice(int, void *, int, void *, size_t, unsigned int)');
+  const memfdCreate = libc.func('int memfd_create(const char *, unsigned int)');
+  const ftruncate = libc.func('int ftruncate(int, int64_t)');
   const place = new Uint32Array(2);
   return {
+    memoryFile(length) {
+      const fd = memfdCreate('bootmount', MFD_CLOEXEC);
+      if (fd < 0) return null;
+      if (ftruncate(fd, length) === 0) return fd;
+      fs.closeSync(fd);
+      return null;
+    },
     pipe(capacity) {
       const ends = [0, 0];
       if (pipe2(ends, CLOEXEC) !== 0) return null;

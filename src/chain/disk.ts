@@ -1,6 +1,7 @@
 import type { Bytes, Disk, Done, Extent, Layer, Location, Place } from '../base/contracts.ts';
 import { inParts } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
+import { ZEROS } from '../base/zeros.ts';
 import { ReadAhead } from './ahead.ts';
 import type { UnitCache } from './cache.ts';
 import { ChainIndex, NOBODY, type Owner } from './index.ts';
@@ -79,9 +80,11 @@ export function chainDisk(spec: ChainSpec): Disk {
   };
   const plain = (at: Bytes, length: Bytes): Place | null => {
     const owner = index === null ? ONLY : index.ownerAt(at, length);
-    if (owner === null || owner.layer === NOBODY || owner.length < length) return null;
+    if (owner === null || owner.length < length) return null;
+    if (owner.layer === NOBODY) return ZEROS;
     const where = layers[owner.layer]!.locate(at, length);
-    return where?.kind === 'plain' && where.length === length ? where : null;
+    if (where === null || where.length < length || where.kind === 'packed') return null;
+    return where.kind === 'plain' ? where : ZEROS;
   };
   return {
     id: spec.id,

@@ -165,6 +165,8 @@ async function measureReads(its: Reads, from: Kind): Promise<void> {
   try {
     const [set] = fs.readdirSync(path.join(mnt, 'backups'));
     const disk = path.join(mnt, 'backups', set!, 'latest', 'disk0.raw');
+    // Opened: what is timed is reading, by `qemu-img` too.
+    run('qemu-img', 'info', disk);
     its.mounted.push(readingTime(() => dd(disk)));
     its.byQemu.push(readingTime(() => drain(disk, 'raw', '-T', 'none')));
   } finally {

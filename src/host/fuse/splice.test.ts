@@ -6,6 +6,7 @@ import { pattern } from '../../../test/kit/disks.ts';
 import type { ByteSource } from '../../base/contracts.ts';
 import { openFile } from '../../base/io.ts';
 import { native } from '../../base/native.ts';
+import { ZEROS } from '../../base/zeros.ts';
 import { MAX_IO, REPLY_HEADER } from './protocol.ts';
 import { Slot } from './slot.ts';
 import { LEAST_SPLICED, ReplyPipe } from './splice.ts';
@@ -54,6 +55,14 @@ test.skipIf(cannot !== '')(titled('an answer goes out whole, wherever in a page 
   ] as const;
   for (const [at, length] of places) expect(pipe.send(slot, { source, at }, length)).toBe(true);
   same(sent(), Buffer.concat(places.map(([at, length]) => answer(at, length))));
+});
+
+test.skipIf(cannot !== '')(titled('zeros go out as everything else does'), async () => {
+  const { source, pipe, slot, answer, sent } = await setUp();
+  expect(pipe.send(slot, { source, at: 4096 }, MAX_IO)).toBe(true);
+  for (const length of [MAX_IO, LEAST_SPLICED + 512]) expect(pipe.send(slot, ZEROS, length)).toBe(true);
+  const zeros = (length: number): Buffer => answer(0, length).fill(0, REPLY_HEADER);
+  same(sent(), Buffer.concat([answer(4096, MAX_IO), zeros(MAX_IO), zeros(LEAST_SPLICED + 512)]));
 });
 
 test.skipIf(cannot !== '')(titled('what was not sent leaves nothing before the next answer'), async () => {
