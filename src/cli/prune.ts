@@ -23,6 +23,9 @@ function rulesOf(args: PruneArgs): { last: number; daily: number; weekly: number
   throw new ImageError('usage', 'nothing would be kept', {}, { hint: '--keep-last 7 --keep-weekly 4' });
 }
 
+const others = (count: number): string =>
+  count === 1 ? 'another point, which is gone' : `${count} other points, which are gone`;
+
 function show(set: string, plan: Plan, will: boolean, context: Context): void {
   const { decisions } = plan;
   if (context.json) {
@@ -74,7 +77,7 @@ export const command: Verb = {
           const what =
             step.kind === 'drop'
               ? `${step.point.name} is removed`
-              : `${step.points.at(-1)!.name} holds what it needs of ${step.points.length - 1} other points, which are gone`;
+              : `${step.points.at(-1)!.name} holds what it needs of ${others(step.points.length - 1)}`;
           context.note(display(`bootmount: ${what}`));
         },
       });
