@@ -1,5 +1,6 @@
 /** Opening a `.bml` file as an `Image`. */
 import type {
+  Bytes,
   Image,
   ImageDisk,
   ImagePoint,
@@ -171,15 +172,24 @@ function layerOf(tree: Tree, id: LayerId, disk: CommitDisk): Layer {
   return layer;
 }
 
+/**
+ * A commit counts the blocks of its own layer. Where others were merged into the file, all that lies before the commit is the
+ * point's, in parts as large as its disks.
+ */
+function storedOf(disk: CommitDisk, { at, disks }: PlacedCommit, tail: Tail): Bytes {
+  if (tail.held < 2 || tail.commits.length > 1) return disk.stored;
+  return Math.round((at * disk.size) / disks.reduce((sum, { size }) => sum + size, 0));
+}
+
 /** Trees are complete by themselves, so no point has a parent that the core would have to find. */
-function imagePoint(point: OpenPoint, id: LayerId): ImagePoint {
+function imagePoint(point: OpenPoint, id: LayerId, tail: Tail): ImagePoint {
   const { commit } = point;
   const disks = commit.disks.map(
     (disk, i): ImageDisk => ({
       name: disk.name,
       size: disk.size,
       sectorSize: disk.sectorSize,
-      stored: disk.stored,
+      stored: storedOf(disk, commit, tail),
       layer: point.trees[i] === undefined ? null : layerOf(point.trees[i], id, disk),
     }),
   );
@@ -247,7 +257,7 @@ function imageOf(inside: Opened): Image {
     adapter: 'bml',
     name: inside.file.name,
     encrypted: inside.head.cipher !== 'none',
-    points: [...inside.points].map(([id, point]) => imagePoint(point, id)),
+    points: [...inside.points].map(([id, point]) => imagePoint(point, id, inside.tail)),
     ...(inside.head.cipher === 'none' ? {} : { cipher: inside.head.cipher }),
     warnings: warningsOf(inside),
     ...(inside.head.cipher === 'aes-256-xts' ? { notes: ['sectors of aes-256-xts: restore --luks'] } : {}),

@@ -125,8 +125,13 @@ describe('consolidate', () => {
     await expectPoints(repo, [0, 1, 7, 8, 9]);
     const again = await consolidate(repo, nameOf(2), nameOf(7));
     expect([again.code, again.stdout]).toEqual([0, expect.stringContaining('nothing was left to do')]);
-    const listed = JSON.parse((await runCli(['ls', repo, '--json'])).stdout) as { points: { type: string }[] }[];
+    const listed = JSON.parse((await runCli(['ls', repo, '--json'])).stdout) as {
+      points: { type: string; disks: { stored: number }[] }[];
+    }[];
     expect(listed[0]!.points.map(point => point.type)).toEqual(['full', ...Array(4).fill('incremental')]);
+    // What the file holds, and not only what the newest of its layers brought.
+    const held = fs.statSync(path.join(repo, 'web01', `${nameOf(7)}.bml`)).size;
+    expect(held - listed[0]!.points[2]!.disks[0]!.stored).toBeLessThan(0.1 * held);
     expect((await consolidate(repo, '~4', '~2')).code).toBe(0);
     await expectPoints(repo, [7, 8, 9]);
     const verified = await runCli(['verify', repo, '--key-file', key]);
