@@ -10,16 +10,16 @@ import { contentAt, type Member, readMember } from './zip.ts';
 const PART: Bytes = 2 ** 20;
 const LONGEST_DEFLATED: Bytes = 16 * 2 ** 20;
 
-const ALGORITHMS: Readonly<Record<string, string>> = {
-  MD5: 'md5',
-  SHA1: 'sha1',
-  SHA256: 'sha256',
-  SHA512: 'sha512',
-  Blake2b: 'blake2b512',
-  blake2b: 'blake2b512',
-  blockMapHashSHA256: 'sha256',
-  blockMapHashSHA512: 'sha512',
-};
+const ALGORITHMS: ReadonlyMap<string, string> = new Map([
+  ['MD5', 'md5'],
+  ['SHA1', 'sha1'],
+  ['SHA256', 'sha256'],
+  ['SHA512', 'sha512'],
+  ['Blake2b', 'blake2b512'],
+  ['blake2b', 'blake2b512'],
+  ['blockMapHashSHA256', 'sha256'],
+  ['blockMapHashSHA512', 'sha512'],
+]);
 /** The order in which block hashes enter the one that covers all. */
 const ORDER = ['md5', 'sha1', 'sha256', 'sha512', 'blake2b'] as const;
 
@@ -33,7 +33,7 @@ export interface StoredDigest {
 export function storedDigests({ graph }: Volume, object: string, property: string): readonly StoredDigest[] {
   return factsOf(graph, object, property).flatMap(({ text, type }) => {
     const name = symbolOf(type ?? '') ?? '';
-    const algorithm = ALGORITHMS[name];
+    const algorithm = ALGORITHMS.get(name);
     return algorithm === undefined
       ? []
       : [{ algorithm, hex: text.toLowerCase(), isBlockMap: name.startsWith('block') }];

@@ -33,16 +33,16 @@ export const BLOCK_HASHES: Readonly<Record<string, readonly [algorithm: ChunkDig
 };
 
 /** null: stored as it is. */
-const METHODS: Readonly<Record<string, Method | null>> = {
-  'http://code.google.com/p/snappy/': 'snappy',
-  'https://github.com/google/snappy': 'snappy',
-  'https://code.google.com/p/lz4/': 'lz4',
-  'https://tools.ietf.org/html/rfc1951': 'deflate',
-  'http://tools.ietf.org/html/rfc1951': 'deflate',
-  'https://www.ietf.org/rfc/rfc1950.txt': 'zlib',
-  [`${AFF4}compression/stored`]: null,
-  [`${AFF4}NullCompressor`]: null,
-};
+const METHODS: ReadonlyMap<string, Method | null> = new Map([
+  ['http://code.google.com/p/snappy/', 'snappy'],
+  ['https://github.com/google/snappy', 'snappy'],
+  ['https://code.google.com/p/lz4/', 'lz4'],
+  ['https://tools.ietf.org/html/rfc1951', 'deflate'],
+  ['http://tools.ietf.org/html/rfc1951', 'deflate'],
+  ['https://www.ietf.org/rfc/rfc1950.txt', 'zlib'],
+  [`${AFF4}compression/stored`, null],
+  [`${AFF4}NullCompressor`, null],
+]);
 
 /** What is known about a bevy once it was needed. */
 export interface Bevy {
@@ -93,7 +93,7 @@ export class ImageStream {
     }
     this.chunks = Math.ceil(this.size / this.chunkSize);
     const told = factOf(graph, name, 'compressionMethod');
-    const method = told === null ? null : METHODS[told];
+    const method = told === null ? null : METHODS.get(told);
     if (method === undefined) {
       const message = `the compression "${told!.slice(0, 100)}" is not known`;
       throw new ImageError('unsupported', message, { file, field: 'compressionMethod' });

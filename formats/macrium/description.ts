@@ -60,8 +60,16 @@ const MOST_PARTITIONS = 1024;
 const MOST_FILES = 65_536;
 const MOST_ITERATIONS = 10_000_000;
 const MAX_BLOCK = 16_777_216;
-const TYPES: Readonly<Record<string, PointType>> = { full: 'full', inc: 'incremental', diff: 'differential' };
-const AES: Readonly<Record<string, Encryption['bits']>> = { 'aes-128': 128, 'aes-192': 192, 'aes-256': 256 };
+const TYPES: ReadonlyMap<string, PointType> = new Map([
+  ['full', 'full'],
+  ['inc', 'incremental'],
+  ['diff', 'differential'],
+]);
+const AES: ReadonlyMap<string, Encryption['bits']> = new Map([
+  ['aes-128', 128],
+  ['aes-192', 192],
+  ['aes-256', 256],
+]);
 
 /** A value of the document with its path, so that a fault can name it. */
 interface Json {
@@ -171,7 +179,7 @@ function encryptionOf(node: Json): Encryption | null {
     if (node.get('enable').flag(false)) aes.refuse('corrupt', 'is missing although the backup is encrypted');
     return null;
   }
-  const bits = AES[type];
+  const bits = AES.get(type);
   if (bits === undefined) return aes.refuse('unsupported', `is ${JSON.stringify(type)}, which is not known`);
   const derivation = node.get('key_derivation');
   if (derivation.text('pbkdf2') !== 'pbkdf2') derivation.refuse('unsupported', 'is not known');
@@ -222,7 +230,7 @@ export function parseDescription(text: string, file: string, at: number): Descri
   const imageId = id.text().toUpperCase();
   if (!/^[0-9A-F]{16}$/.test(imageId)) id.refuse('corrupt', 'is not 16 hexadecimal digits');
   const kind = header.get('backup_type');
-  const type = TYPES[kind.text('full')];
+  const type = TYPES.get(kind.text('full'));
   if (type === undefined) return kind.refuse('unsupported', 'is not known');
   const ofFiles = header.get('backup_format').text('partition') === 'file_and_folder';
   const seconds = header.get('backup_time').number(0);

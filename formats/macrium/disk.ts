@@ -104,7 +104,11 @@ export function sizeOf(disk: DiskDescription, baseSize: Bytes, gpt: Gpt | null, 
   return size;
 }
 
-const MBR_TYPES: Readonly<Record<string, number>> = { FAT12: 0x01, FAT16: 0x06, FAT32: 0x0c };
+const MBR_TYPES: ReadonlyMap<string, number> = new Map([
+  ['FAT12', 0x01],
+  ['FAT16', 0x06],
+  ['FAT32', 0x0c],
+]);
 const GPT_BASIC_DATA = 'EBD0A0A2-B9E5-4433-87C0-68B6B72699C7';
 const GPT_LINUX = '0FC63DAF-8483-4772-8E79-3D69D8477DE4';
 const MBR_LIMIT = 2 ** 32;
@@ -126,7 +130,7 @@ function madeTable({ disk, identity }: DiskSpec, size: Bytes): BytesPart[] | nul
   if (disk.format !== 'gpt' && placed.length <= 4 && last / sectorSize < MBR_LIMIT) {
     if (first < sectorSize) return null;
     const entries = placed.map(({ at, length, fileSystem }, i) => {
-      const type = MBR_TYPES[fileSystem] ?? (isLinux(fileSystem) ? 0x83 : 0x07);
+      const type = MBR_TYPES.get(fileSystem) ?? (isLinux(fileSystem) ? 0x83 : 0x07);
       return { at, length, type, active: i === 0 };
     });
     return [{ at: 0, bytes: makeMbr(sectorSize, viewOf(identity).getUint32(0, true), entries), name: 'MBR' }];

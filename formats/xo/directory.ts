@@ -5,10 +5,10 @@ import type { ByteSource, Bytes, Store } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 
 type Unpack = (packed: Uint8Array, options: object) => Promise<Buffer>;
-const FILTERS: Readonly<Record<string, Unpack>> = {
-  gzip: promisify<Uint8Array, object, Buffer>(gunzip),
-  brotli: promisify<Uint8Array, object, Buffer>(brotliDecompress),
-};
+const FILTERS: ReadonlyMap<string, Unpack> = new Map([
+  ['gzip', promisify<Uint8Array, object, Buffer>(gunzip)],
+  ['brotli', promisify<Uint8Array, object, Buffer>(brotliDecompress)],
+]);
 const LONGEST_FILTERS = 1024;
 
 export interface Directory {
@@ -61,7 +61,7 @@ export async function openDirectory(store: Store, name: string): Promise<Directo
   const list = fileName('chunk-filters.json');
   const filters = await filtersOf(store, list);
   const filter = filters[0] ?? 'none';
-  const unpack = typeof filter === 'string' ? FILTERS[filter] : undefined;
+  const unpack = typeof filter === 'string' ? FILTERS.get(filter) : undefined;
   if (filters.length > 1 || (filter !== 'none' && unpack === undefined)) {
     throw new ImageError('unsupported', `the filters ${JSON.stringify(filters)} are not known`, { file: list, at: 0 });
   }

@@ -17,7 +17,10 @@ export interface Link {
 export const DEPTH_LIMIT = 4096;
 
 /** Names that a chain file uses for formats, and the adapter that reads them. */
-const FORMAT_NAMES: Readonly<Record<string, string>> = { vpc: 'vhd', qcow: 'qcow1' };
+const FORMAT_NAMES: ReadonlyMap<string, string> = new Map([
+  ['vpc', 'vhd'],
+  ['qcow', 'qcow1'],
+]);
 
 export interface Links {
   readonly all: readonly Link[];
@@ -52,7 +55,7 @@ function parentOf(link: Link, links: Links): Link | null {
   const found = links.byName(name);
   if (found === undefined)
     throw new ImageError('broken-chain', `the parent ${parent.name} is missing`, { file: link.file });
-  const wanted = parent.format === null ? null : (FORMAT_NAMES[parent.format] ?? parent.format);
+  const wanted = parent.format === null ? null : (FORMAT_NAMES.get(parent.format) ?? parent.format);
   if (wanted !== null && found.adapter !== wanted) {
     // Read as something else than the child says, a guest could choose its host file by writing a header into its disk.
     const message = `the parent ${name} should be ${wanted} but is ${found.adapter}`;

@@ -20,19 +20,19 @@ const DEEPEST = 16;
 const MOST_SEGMENTS = 1_048_576;
 const MOST_STRIPES = 1024;
 
-const RAID_LAYOUTS: Readonly<Record<string, readonly [level: number, layout: number]>> = {
-  raid0: [0, 2],
-  raid0_meta: [0, 2],
-  raid1: [1, 0],
-  raid5: [5, 2],
-  raid5_la: [5, 0],
-  raid5_ra: [5, 1],
-  raid5_ls: [5, 2],
-  raid5_rs: [5, 3],
-  raid5_n: [5, 5],
-  raid10: [10, 0x102],
-  raid10_near: [10, 0x102],
-};
+const RAID_LAYOUTS: ReadonlyMap<string, readonly [level: number, layout: number]> = new Map([
+  ['raid0', [0, 2]],
+  ['raid0_meta', [0, 2]],
+  ['raid1', [1, 0]],
+  ['raid5', [5, 2]],
+  ['raid5_la', [5, 0]],
+  ['raid5_ra', [5, 1]],
+  ['raid5_ls', [5, 2]],
+  ['raid5_rs', [5, 3]],
+  ['raid5_n', [5, 5]],
+  ['raid10', [10, 0x102]],
+  ['raid10_near', [10, 0x102]],
+]);
 /** Parts of other volumes, which are nothing by themselves. */
 const INNER = new Set(['thin-pool', 'cache-pool', 'vdo-pool', 'snapshot']);
 
@@ -154,7 +154,7 @@ class Group {
       return shared(inLine(await this.#area(first[0], first[1], depth), size));
     }
     if (type === 'zero') return { size, at: (_at, length) => ({ kind: 'zero', length }) };
-    const raid = RAID_LAYOUTS[type];
+    const raid = RAID_LAYOUTS.get(type);
     if (raid !== undefined) return this.#raid(name, segment, raid, size, depth);
     throw this.#unsupported(`${name} has segments of type ${JSON.stringify(type)}, which are not supported`);
   }
