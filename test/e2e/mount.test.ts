@@ -1,6 +1,8 @@
 /** The main job on real mounts: chains served exactly, and clear refusals. Other software is the judge. */
+import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { beforeAll, expect, test } from 'vitest';
 import { mountsOf } from '../../src/host/fuse/mount.ts';
 import {
@@ -74,6 +76,32 @@ suite(title('restore points'), () => {
     expect(() => fs.writeFileSync(path.join(at.mnt, 'backups/new'), 'x')).toThrow(/EROFS/);
     expect(await runCli(['umount', at.mnt])).toMatchObject({ code: 0 });
     expect(() => fs.writeFileSync(path.join(at.mnt, 'stray'), 'x')).toThrow(/EPERM|EROFS/);
+  });
+
+  test('long reads of plain data are whole while workers are killed', async () => {
+    fs.mkdirSync(place('whole'));
+    fs.copyFileSync(place('source-3.raw'), place('whole/disk.raw'));
+    await using at = await mounted(place('whole'));
+    const file = path.join(at.mnt, 'backups/disk/latest/disk0.raw');
+    let over = false;
+    const killing = (async () => {
+      for (let i = 0; i < 4; i++) {
+        await new Promise(resolve => setTimeout(resolve, 300));
+        process.kill((await statusOf(at.mnt)).worker.pid, 'SIGKILL');
+      }
+      over = true;
+    })();
+    const read = promisify(execFile);
+    const wanted = sha256(place('source-3.raw'));
+    while (!over) {
+      const { stdout, stderr } = await read('sh', [
+        '-c',
+        'dd "if=$0" iflag=direct bs=1M status=none | sha256sum',
+        file,
+      ]);
+      expect([stdout.slice(0, 64), stderr]).toEqual([wanted, '']);
+    }
+    await killing;
   });
 
   test('a missing middle layer: older points are served, ls names what is missing', async () => {
