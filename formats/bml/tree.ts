@@ -1,5 +1,6 @@
 /** Reading the block tree of one disk (section 7): a lookup touches as many nodes as the tree is high. */
 import type { Bytes, Location } from '../../src/base/contracts.ts';
+import { Recent } from '../../src/base/recent.ts';
 import { DATA, ENTRY, type Entry, entryAt, FANOUT, HOLE, kindAt, NODE, nodePage, span, ZERO } from './node.ts';
 import { fetchBlock, fetchNode, type Node, type Objects } from './objects.ts';
 import type { SetFile } from './shelf.ts';
@@ -18,7 +19,7 @@ interface Resident {
 /** Decoded nodes of all open trees, within one budget of bytes. Least recently used ones go first. */
 export class NodeCache {
   readonly #limit: number;
-  readonly #all = new Set<Resident>();
+  readonly #all = new Recent<Resident, null>();
 
   constructor(budget: Bytes) {
     this.#limit = Math.max(64, Math.floor(budget / PAGE));
@@ -27,16 +28,17 @@ export class NodeCache {
   add(owner: Map<number, Resident>, key: number, node: Node): void {
     const resident: Resident = { node, key, owner, used: true };
     owner.set(key, resident);
-    this.#all.add(resident);
+    this.#all.put(resident, null);
     // Second chance: a node that was used since the last round goes to the back once more.
-    for (const old of this.#all) {
-      if (this.#all.size <= this.#limit) break;
-      this.#all.delete(old);
-      if (old.used && old !== resident) {
-        old.used = false;
-        this.#all.add(old);
-      } else if (old === resident) this.#all.add(old);
-      else old.owner.delete(old.key);
+    while (this.#all.size > this.#limit) {
+      const old = this.#all.oldest!.key;
+      if (old.used || old === resident) {
+        old.used = old === resident;
+        this.#all.put(old, null);
+      } else {
+        this.#all.delete(old);
+        old.owner.delete(old.key);
+      }
     }
   }
 

@@ -1,5 +1,6 @@
 /** Metadata of an image read in parts as it is needed, in bounded memory. */
 import type { ByteSource, Bytes } from './contracts.ts';
+import { Recent } from './recent.ts';
 import { type Holder, METADATA } from './shared-budget.ts';
 
 /** Parts of a file that were read once and are kept, the least recently used going first. */
@@ -12,37 +13,25 @@ export interface Pages {
 
 /** Pages by number or offset, in the order of their use. */
 export class RecentPages<P extends { readonly byteLength: Bytes }> implements Holder {
-  readonly #pages = new Map<number, P>();
-  // What was asked for last is asked for again by the next read as a rule; it needs no bookkeeping then.
-  #last = -1;
-  #lastPage: P | null = null;
+  readonly #pages = new Recent<number, P>();
 
   get size(): number {
     return this.#pages.size;
   }
 
   get(key: number): P | null {
-    if (key === this.#last) return this.#lastPage;
-    const page = this.#pages.get(key);
-    if (page === undefined) return null;
-    this.put(key, page);
-    return page;
+    return this.#pages.use(key) ?? null;
   }
 
   put(key: number, page: P): void {
-    this.#pages.delete(key);
-    this.#pages.set(key, page);
-    this.#last = key;
-    this.#lastPage = page;
+    this.#pages.put(key, page);
   }
 
   dropOldest(): Bytes {
-    for (const [key, page] of this.#pages) {
-      this.#pages.delete(key);
-      if (key === this.#last) [this.#last, this.#lastPage] = [-1, null];
-      return page.byteLength;
-    }
-    return 0;
+    const { oldest } = this.#pages;
+    if (oldest === null) return 0;
+    this.#pages.delete(oldest.key);
+    return oldest.value.byteLength;
   }
 }
 

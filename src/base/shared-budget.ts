@@ -1,5 +1,6 @@
 /** One bound for what many holders keep in memory: a chain may have thousands of layers, each with pages of metadata. */
 import type { Bytes } from './contracts.ts';
+import { Recent } from './recent.ts';
 
 export interface Holder {
   /** Gives up the page that it used least recently; how much that was, 0 when there is nothing. */
@@ -22,7 +23,7 @@ interface Member {
 export class SharedBudget {
   readonly #limit: Bytes;
   /** In the order in which they last took something. */
-  readonly #members = new Map<number, Member>();
+  readonly #members = new Recent<number, Member>();
   #held: Bytes = 0;
   #next = 0;
 
@@ -46,22 +47,18 @@ export class SharedBudget {
       member.held += weight;
       this.#held += weight;
       if (bytes < 0) return;
-      this.#members.delete(id);
-      this.#members.set(id, member);
+      this.#members.put(id, member);
       this.#shed();
     };
   }
 
   #shed(): void {
-    for (const [id, member] of this.#members) {
-      while (this.#held > this.#limit) {
-        const given = weightOf(member.holder.dropOldest());
-        if (given === 0) break;
-        member.held -= given;
-        this.#held -= given;
-      }
-      if (this.#held <= this.#limit) return;
-      if (member.held === 0) this.#members.delete(id);
+    for (let next = this.#members.oldest; next !== null && this.#held > this.#limit; next = this.#members.oldest) {
+      const member = next.value;
+      const given = weightOf(member.holder.dropOldest());
+      member.held -= given;
+      this.#held -= given;
+      if (given === 0 || member.held === 0) this.#members.delete(next.key);
     }
   }
 }

@@ -1,4 +1,5 @@
 import type { Bytes } from '../base/contracts.ts';
+import { Recent } from '../base/recent.ts';
 
 /** Keys are `owner * 2^36 + unit`: exact for 131,072 owners of 2^36 units each. */
 const UNITS_PER_OWNER = 2 ** 36;
@@ -23,7 +24,7 @@ export class UnitCache {
   readonly #budget: Bytes;
   /** For who reads everything once: units that are wanted whole go straight to where they are wanted, and are not kept. */
   readonly passes: boolean;
-  readonly #units = new Map<number, Uint8Array>();
+  readonly #units = new Recent<number, Uint8Array>();
   readonly #pending = new Map<number, Pending>();
   readonly #spare: Uint8Array[] = [];
   #spareBytes: Bytes = 0;
@@ -59,12 +60,8 @@ export class UnitCache {
   /** The unit when it is in memory. Valid until the caller next gives up the thread. */
   peek(owner: number, unit: number): Uint8Array | undefined {
     const key = owner * UNITS_PER_OWNER + unit;
-    const data = this.#units.get(key);
-    if (data === undefined) return undefined;
-    this.hits++;
-    // A Map keeps insertion order: taking the unit out and in makes it the youngest.
-    this.#units.delete(key);
-    this.#units.set(key, data);
+    const data = this.#units.use(key);
+    if (data !== undefined) this.hits++;
     return data;
   }
 
@@ -127,13 +124,12 @@ export class UnitCache {
       this.#putOut(data);
       return;
     }
-    this.#units.set(key, data);
+    this.#units.put(key, data);
     this.#held += data.length;
-    for (const [oldest, old] of this.#units) {
-      if (this.#held <= this.#budget) break;
-      this.#units.delete(oldest);
-      this.#held -= old.length;
-      this.#putOut(old);
+    for (let next = this.#units.oldest; next !== null && this.#held > this.#budget; next = this.#units.oldest) {
+      this.#units.delete(next.key);
+      this.#held -= next.value.length;
+      this.#putOut(next.value);
     }
   }
 }

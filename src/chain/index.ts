@@ -1,5 +1,6 @@
 import type { Bytes, Extent, Layer } from '../base/contracts.ts';
 import { lastAtOrBefore } from '../base/range.ts';
+import { Recent } from '../base/recent.ts';
 
 const REGION: Bytes = 16 * 2 ** 20;
 /** Regions are kept up to this weight: a run weighs 1 (6 bytes), a region by itself about 40 of them. */
@@ -37,7 +38,7 @@ export interface Owner {
 export class ChainIndex {
   readonly #layers: readonly Layer[];
   readonly #size: Bytes;
-  readonly #regions = new Map<number, Region>();
+  readonly #regions = new Recent<number, Region>();
   readonly #loading = new Map<number, Promise<void>>();
   #weight = 0;
 
@@ -133,12 +134,14 @@ export class ChainIndex {
   }
 
   #keep(number: number, region: Region): void {
-    this.#regions.set(number, region);
-    this.#weight += region.starts.length + REGION_WEIGHT;
-    for (const [oldest, old] of this.#regions) {
-      if (this.#weight <= WEIGHT_BUDGET || oldest === number) break;
-      this.#regions.delete(oldest);
-      this.#weight -= old.starts.length + REGION_WEIGHT;
+    this.#regions.put(number, region);
+    this.#weight += weightOf(region);
+    for (let next = this.#regions.oldest; next !== null && this.#weight > WEIGHT_BUDGET; next = this.#regions.oldest) {
+      if (next.key === number) break;
+      this.#regions.delete(next.key);
+      this.#weight -= weightOf(next.value);
     }
   }
 }
+
+const weightOf = ({ starts }: Region): number => starts.length + REGION_WEIGHT;

@@ -44,10 +44,11 @@ function runThread(
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: YOUNG_MB },
   });
   return new Promise(resolve => {
-    let [last, ticks] = [0, 0];
+    let [last, ticks, seconds] = [0, 0, 0];
     let ended: Found | null = null;
     const watchdog = setInterval(() => {
       const now = Atomics.load(at, 0);
+      if (++seconds % 60 === 0) process.stderr.write(`${target}: ${now} of ${to} cases\n`);
       ticks = now === last ? ticks + 1 : 0;
       last = now;
       if (now === 0 || ticks < HANGS_AFTER) return;
