@@ -34,22 +34,18 @@ const FIRST_LOOK = 2;
 const LOOK_FACTOR = 4;
 
 /** Words of the shared state: what is wanted of the company; its thread id once it has started; requests served; that it runs. */
-export const WANTED = 0;
-export const THERE = 1;
-export const SERVED = 2;
-export const RUNS = 3;
+const WANTED = 0;
+const THERE = 1;
+const SERVED = 2;
+const RUNS = 3;
 /** What can be wanted; 0: nothing. */
-export const SLEEPS = 1;
-export const AWAKE = 2;
-export interface CompanyOf {
-  readonly fd: number;
-  readonly state: Int32Array<SharedArrayBuffer>;
-}
+const SLEEPS = 1;
+const AWAKE = 2;
 
 /** Small, and no reason for the process to go on. */
-function startCompany(workerData: CompanyOf): Worker {
-  const worker = new Worker(new URL('./company.ts', import.meta.url), {
-    workerData,
+function startCompany(fd: number, state: Int32Array<SharedArrayBuffer>): Worker {
+  const worker = new Worker(new URL('./company.js', import.meta.url), {
+    workerData: { fd, state, words: { AWAKE, RUNS, SERVED, SLEEPS, THERE, WANTED } },
     resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 1, codeRangeSizeMb: 4 },
   });
   // Without company everything works.
@@ -108,7 +104,7 @@ export class Waiting {
 
   #choose(): number {
     if (this.#poll === null || this.#busy < PROVEN || this.#deep) return PLAIN;
-    this.#company ??= startCompany({ fd: this.#fd, state: this.#state });
+    this.#company ??= startCompany(this.#fd, this.#state);
     // All ways at hand from the first trial on, or one would be judged by what it is not yet.
     return Atomics.load(this.#state, THERE) === 0 ? PLAIN : this.#choice.next();
   }

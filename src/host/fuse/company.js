@@ -1,10 +1,11 @@
-/** The other thread of `waiting.ts`: sleeps at the device, or runs beside it, and takes nothing from it. */
+// The other thread of `waiting.ts`: sleeps at the device, or runs beside it, and takes nothing from it. Plain JavaScript on
+// purpose: a thread that had to translate something would have a translator of its own, which takes as much as all the rest.
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import os from 'node:os';
 import { workerData } from 'node:worker_threads';
-import { native } from '../../base/native.ts';
-import { AWAKE, type CompanyOf, RUNS, SERVED, SLEEPS, THERE, WANTED } from './waiting.ts';
 
+const POLLIN = 1;
 /** POLLERR, POLLHUP, POLLNVAL: the mount is gone. */
 const GONE = 8 + 16 + 32;
 /** So long it stays awake without a request being served, in ms. */
@@ -12,11 +13,18 @@ const PATIENCE = 0.2;
 /** Whoever else wants the processor comes first. */
 const LAST = 19;
 
-const { fd, state } = workerData as CompanyOf;
-const poll = native()!.poller(fd);
+const { fd, state, words } = workerData;
+const { AWAKE, RUNS, SERVED, SLEEPS, THERE, WANTED } = words;
+const poll = createRequire(import.meta.url)('koffi')
+  .load(null)
+  .func('int poll(void *, unsigned long, int)');
+// struct pollfd: descriptor, events, returned events.
+const asked = Buffer.alloc(8);
+asked.writeInt32LE(fd, 0);
+asked.writeInt16LE(POLLIN, 4);
 
 /** Keeps its processor awake while requests come one after the other. */
-function stayAwake(): void {
+function stayAwake() {
   let served = -1;
   let since = 0;
   while (Atomics.load(state, WANTED) === AWAKE) {
@@ -31,8 +39,8 @@ function stayAwake(): void {
 }
 
 /** false: the mount is gone. */
-function keep(): boolean {
-  if (Atomics.load(state, WANTED) === SLEEPS) return (poll(-1) & GONE) === 0;
+function keep() {
+  if (Atomics.load(state, WANTED) === SLEEPS) return poll(asked, 1, -1) <= 0 || (asked.readInt16LE(6) & GONE) === 0;
   Atomics.store(state, RUNS, 1);
   stayAwake();
   Atomics.store(state, RUNS, 0);
