@@ -2,6 +2,7 @@
 import { flushCompileCache } from 'node:module';
 import type { Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
+import { hasTranslated } from '../base/translated.ts';
 import type { FileContent, VolumeDir, VolumeNode } from '../volumes/contracts.ts';
 import { eachUnused } from '../volumes/free.ts';
 import { shownName } from '../volumes/names.ts';
@@ -11,6 +12,7 @@ import type { Stretch } from '../volumes/stretch.ts';
 import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.ts';
 import { childOf, entriesOf, Recent } from './folders.ts';
 import { makeLittleGarbage } from './garbage.ts';
+import { TRANSLATED, TRANSLATED_EXIT } from './limits.ts';
 import {
   type DiskSpec,
   type FromChild,
@@ -321,13 +323,14 @@ interface Permission {
 
 /**
  * Gives up all files, before anything of a backup is read: the program is loaded, and what was translated for it is kept
- * for the next one.
+ * for the next one, which comes at once where there was something: without the translator it takes 15 MiB less.
  */
 function giveUpFiles(): void {
   const cache = process.env.NODE_COMPILE_CACHE;
   const permission: Permission | undefined = process.permission;
   if (permission === undefined || cache === undefined) return;
   flushCompileCache();
+  if (process.env[TRANSLATED] === undefined && hasTranslated()) process.exit(TRANSLATED_EXIT);
   permission.drop?.('fs');
   if (permission.has('fs.write', cache)) throw new Error('it could still write files');
 }

@@ -29,6 +29,10 @@ export function confined(sources: string): { readonly flags: readonly string[]; 
   };
 }
 
+/** How a child ends that had to translate the program, and has kept that for the next one; set: it is the next one. */
+export const TRANSLATED_EXIT = 75;
+export const TRANSLATED = 'BOOTMOUNT_TRANSLATED';
+
 /**
  * How to start Node with `flags` so that it dies with this program: a child that computes without end would not notice
  * that nobody listens any more.

@@ -10,7 +10,7 @@ import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { FRUGAL_MALLOC } from '../base/malloc.ts';
 import { makeLittleGarbage } from './garbage.ts';
-import { confined, limitMemory, tied } from './limits.ts';
+import { confined, limitMemory, TRANSLATED, TRANSLATED_EXIT, tied } from './limits.ts';
 import { type DiskSpec, type FailureRecord, type FromChild, failureOf, type ToChild, type Work } from './protocol.ts';
 
 const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
@@ -83,6 +83,23 @@ interface Child {
 }
 
 const failed = ({ fault, message, where }: FailureRecord): ImageError => new ImageError(fault, message, where);
+
+/** Waits until a child can be asked; false: it ended, since the next one will take less memory. */
+function isReady(channel: ChildProcess): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const lost = (cause: unknown): void => {
+      if (cause === TRANSLATED_EXIT) resolve(false);
+      else reject(new ImageError('io', 'the parser of file systems does not start', {}, { cause }));
+    };
+    channel.once('error', lost);
+    channel.once('exit', lost);
+    channel.once('message', () => {
+      channel.off('error', lost);
+      channel.off('exit', lost);
+      resolve(true);
+    });
+  });
+}
 
 export class Parser implements AsyncDisposable {
   readonly #program: string;
@@ -177,17 +194,22 @@ export class Parser implements AsyncDisposable {
     this.#timer ??= setInterval(() => this.#check(), CHECK_MS);
   }
 
-  async #start(): Promise<void> {
-    if (this.#closed) throw new ImageError('io', 'the file systems are closed');
-    makeLittleGarbage();
+  #fork(more: Readonly<Record<string, string>>): ChildProcess {
     const { flags, env } = confined(SOURCES);
-    const channel = fork(this.#program, {
+    return fork(this.#program, {
       cwd: '/',
-      env: { LC_ALL: 'C', ...FRUGAL_MALLOC, ...env },
+      env: { LC_ALL: 'C', ...FRUGAL_MALLOC, ...env, ...more },
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       ...tied([...flags, `--max-old-space-size=${this.#limits.heap}`, '--max-semi-space-size=2']),
     });
+  }
+
+  async #start(): Promise<void> {
+    if (this.#closed) throw new ImageError('io', 'the file systems are closed');
+    makeLittleGarbage();
+    const first = this.#fork({});
+    const channel = (await isReady(first)) ? first : this.#fork({ [TRANSLATED]: '1' });
     const child: Child = {
       pid: channel.pid ?? 0,
       channel,
@@ -198,17 +220,7 @@ export class Parser implements AsyncDisposable {
       heard: performance.now(),
       reason: null,
     };
-    await new Promise<void>((resolve, reject) => {
-      const lost = (cause: unknown): void =>
-        reject(new ImageError('io', 'the parser of file systems does not start', {}, { cause }));
-      channel.once('error', lost);
-      channel.once('exit', lost);
-      channel.once('message', () => {
-        channel.off('error', lost);
-        channel.off('exit', lost);
-        resolve();
-      });
-    });
+    if (channel !== first) await isReady(channel);
     const secrets = await this.#secrets();
     await limitMemory(child.pid, this.#limits.memory + (secrets.length > 0 ? UNLOCKING : 0));
     if (secrets.length > 0) this.#send(child, { secrets });

@@ -57,6 +57,12 @@ export interface Prepared {
   readonly warnings: readonly string[];
 }
 
+/** What a worker says when it is ready to serve. */
+export interface WorkerPrepared extends Prepared {
+  /** It had to translate the program, and has kept that for the next one. */
+  readonly translated: boolean;
+}
+
 export interface WorkerStatus {
   readonly clones: readonly CloneSummary[];
   readonly cache: { readonly held: number; readonly budget: number; readonly hits: number; readonly misses: number };

@@ -19,7 +19,7 @@ import {
 import type { BLAME } from '../host/fuse/suspects.ts';
 import { type Control, serveControl } from './control.ts';
 import { runPaths } from './paths.ts';
-import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerStatus } from './protocol.ts';
+import type { ControlRequest, MountConfig, MountStatus, Prepared, WorkerPrepared, WorkerStatus } from './protocol.ts';
 import { log, serveFor } from './starter.ts';
 import { watchOver } from './watch.ts';
 import { type Exit, WorkerLink } from './worker-link.ts';
@@ -92,7 +92,9 @@ class Supervisor {
     fs.rmSync(run.nodes, { force: true });
     let prepared: Prepared;
     try {
-      prepared = (await this.#worker.ask({ verb: 'prepare', config: this.#config, resume: false })) as Prepared;
+      prepared = await this.#prepare(this.#worker, false, next => {
+        this.#worker = next;
+      });
       if (!this.#mountedFirst) mountFuse(this.#fuseFd, mountpoint, { fsname: repo, allowOther, extra: options });
     } catch (error) {
       if (this.#mountedFirst) await unmount(mountpoint, { lazy: true }).catch(() => undefined);
@@ -111,6 +113,22 @@ class Supervisor {
     if (this.#survives) return prepared;
     const warning = 'this kernel is older than Linux 6.9: a crash of the serving process ends the mount with errors';
     return { ...prepared, warnings: [...prepared.warnings, warning] };
+  }
+
+  /**
+   * Prepares a worker that does not serve yet. One that had to translate the program would keep the translator in memory
+   * (15 MiB): another one takes its place, which starts from what it left. Once, since there may be no place to leave it.
+   */
+  async #prepare(worker: WorkerLink, resume: boolean, replace: (next: WorkerLink) => void): Promise<Prepared> {
+    const order = { verb: 'prepare', config: this.#config, resume } as const;
+    const { translated, ...prepared } = (await worker.ask(order)) as WorkerPrepared;
+    if (!translated) return prepared;
+    worker.kill();
+    await worker.exit;
+    const next = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
+    replace(next);
+    const { translated: _, ...again } = (await next.ask(order)) as WorkerPrepared;
+    return again;
   }
 
   #watch(): void {
@@ -177,8 +195,10 @@ class Supervisor {
   /** Another worker, of the program as it is on disk now. One that cannot take over is dropped, and the old one stays. */
   async upgrade(): Promise<void> {
     await this.#ready;
-    const next = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
-    const prepared = next.ask({ verb: 'prepare', config: this.#config, resume: true });
+    let next = new WorkerLink(this.#fuseFd, this.#config.mountpoint);
+    const prepared = this.#prepare(next, true, its => {
+      next = its;
+    });
     const swapped = prepared.then(async () => {
       const old = this.#worker;
       // Never two at once: the next one touches overlays only when the old one has been reaped.

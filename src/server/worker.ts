@@ -6,11 +6,12 @@
  * for its statistics afterwards, which wakes the loop; the loop lets the event loop turn once every few milliseconds.
  */
 import { flushCompileCache } from 'node:module';
+import { hasTranslated } from '../base/translated.ts';
 import type { Connection } from '../host/fuse/journal.ts';
 import { type Serving, serveFuse } from '../host/fuse/serve.ts';
 import { BLAME } from '../host/fuse/suspects.ts';
 import { Complaints } from './complaints.ts';
-import { type ServeConfig, toWire, type WorkerRequest } from './protocol.ts';
+import { type ServeConfig, toWire, type WorkerPrepared, type WorkerRequest } from './protocol.ts';
 import { openStack, type Stack } from './stack.ts';
 import { log } from './starter.ts';
 
@@ -59,7 +60,7 @@ async function answer(request: WorkerRequest): Promise<unknown> {
       stack = await openStack(request.config);
       // A worker mostly ends by a signal, which would leave the next one nothing.
       flushCompileCache();
-      return stack.summary;
+      return { ...stack.summary, translated: hasTranslated() } satisfies WorkerPrepared;
     case 'serve':
       serve(request.blame).catch(die);
       return null;
