@@ -10,7 +10,7 @@ import { isSuspended } from '../volumes/signs.ts';
 import { MetadataCache } from '../volumes/source.ts';
 import type { Stretch } from '../volumes/stretch.ts';
 import type { FoundVolume, LockedVolume, openVolumes } from '../volumes/volumes.ts';
-import { childOf, entriesOf, Recent } from './folders.ts';
+import { childOf, entriesOf, LastUsed } from './folders.ts';
 import { makeLittleGarbage } from './garbage.ts';
 import { TRANSLATED, TRANSLATED_EXIT } from './limits.ts';
 import {
@@ -72,8 +72,8 @@ interface Group {
   readonly disks: readonly DiskSpec[];
   readonly skip: ReadonlySet<string>;
   opened: Promise<Opened> | null;
-  readonly folders: Recent<VolumeDir>;
-  readonly contents: Recent<Promise<FileContent>>;
+  readonly folders: LastUsed<VolumeDir>;
+  readonly contents: LastUsed<Promise<FileContent>>;
 }
 
 let open: typeof openVolumes;
@@ -83,8 +83,8 @@ const fresh = (disks: readonly DiskSpec[], skip: ReadonlySet<string>): Group => 
   disks,
   skip,
   opened: null,
-  folders: new Recent(FOLDERS_KEPT),
-  contents: new Recent(CONTENTS_KEPT),
+  folders: new LastUsed(FOLDERS_KEPT),
+  contents: new LastUsed(CONTENTS_KEPT),
 });
 
 async function openGroup(number: number, { disks, skip }: Group): Promise<Opened> {

@@ -1,10 +1,11 @@
 /** Names in folders of a volume, found by how they are shown. */
+import { Recent } from '../base/recent.ts';
 import type { VolumeDir, VolumeEntry, VolumeNode } from '../volumes/contracts.ts';
 import { shownName } from '../volumes/names.ts';
 
 /** The most recently used of so many. */
-export class Recent<T> {
-  readonly #kept = new Map<string, T>();
+export class LastUsed<T> {
+  readonly #kept = new Recent<string, T>();
   readonly #most: number;
 
   constructor(most: number) {
@@ -12,17 +13,12 @@ export class Recent<T> {
   }
 
   get(key: string): T | undefined {
-    const found = this.#kept.get(key);
-    if (found === undefined) return undefined;
-    this.#kept.delete(key);
-    this.#kept.set(key, found);
-    return found;
+    return this.#kept.use(key);
   }
 
   set(key: string, value: T): void {
-    this.#kept.delete(key);
-    this.#kept.set(key, value);
-    if (this.#kept.size > this.#most) this.#kept.delete(this.#kept.keys().next().value!);
+    this.#kept.put(key, value);
+    if (this.#kept.size > this.#most) this.#kept.delete(this.#kept.oldest!.key);
   }
 
   delete(key: string): void {

@@ -6,7 +6,7 @@ import type { Described, DirNode, FileNode, Node, Recorded } from '../base/contr
 import { ImageError } from '../base/errors.ts';
 import { once } from '../base/lazy.ts';
 import type { RestorePoint } from '../chain/point.ts';
-import { Recent } from '../files/folders.ts';
+import { LastUsed } from '../files/folders.ts';
 import { Parser } from '../files/parser.ts';
 import {
   openPointFiles,
@@ -28,13 +28,13 @@ const LONGEST_LINK = 4095;
 /** What all `files` folders of a mount share. */
 export interface FilesShare {
   readonly parser: Parser;
-  readonly scans: Recent<Scan>;
+  readonly scans: LastUsed<Scan>;
 }
 
 /** `secrets`: for encrypted volumes. */
 export const filesShare = (secrets: readonly Uint8Array[]): FilesShare => ({
   parser: new Parser({ secrets: async () => secrets }),
-  scans: new Recent(SCANS_KEPT),
+  scans: new LastUsed(SCANS_KEPT),
 });
 
 interface Within {
