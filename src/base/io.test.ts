@@ -125,3 +125,14 @@ describe('local files', () => {
     expect(got.every(byte => byte === 0)).toBe(true);
   });
 });
+
+test('a file that was closed is not read: its number may be another one’s', async () => {
+  fs.writeFileSync(place('closed'), Buffer.alloc(8192, 1));
+  fs.writeFileSync(place('next'), Buffer.alloc(8192, 2));
+  const closed = await openFile(place('closed'), 'read');
+  await closed[Symbol.asyncDispose]();
+  await using next = await openFile(place('next'), 'read');
+  expect(next.fd).toBe(closed.fd);
+  expect(() => closed.read(new Uint8Array(512), 0)).toThrow('the file is closed');
+  expect(closed.splice(-1, 0, 512)).toBe(0);
+});

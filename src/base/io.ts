@@ -168,7 +168,7 @@ function deviceSize(fd: number, name: string): Bytes {
   return high;
 }
 
-/** How long a read from memory may take, in ms: what is slower is waiting for a device. */
+/** How long a read from memory may take, in ms. */
 const patience = (length: number): number => 0.2 + length / 1_000_000;
 /** So many reads go through the pool after one that had to wait. */
 const COLD_READS = 64;
@@ -235,6 +235,7 @@ export class LocalFile implements ByteFile {
   }
 
   read(into: Uint8Array, at: Bytes): Done {
+    if (!this.#open) throw new ImageError('io', 'the file is closed', { file: this.name, at });
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
     if (this.#suits(into, at)) return this.#around(fd => readFull(fd, into, at, this.name));
     if (this.#cold > 0) {
@@ -254,7 +255,7 @@ export class LocalFile implements ByteFile {
   }
 
   splice(pipe: number, at: Bytes, length: Bytes): Bytes {
-    if (this.#cold > 0 || this.#direct !== null || at + length > this.#size) return 0;
+    if (!this.#open || this.#cold > 0 || this.#direct !== null || at + length > this.#size) return 0;
     const before = performance.now();
     const done = native()!.splice(this.fd, at, pipe, length);
     if (performance.now() - before > patience(length)) this.#cold = COLD_READS;
