@@ -28,10 +28,7 @@ export class RecentPages<P extends { readonly byteLength: Bytes }> implements Ho
   }
 
   dropOldest(): Bytes {
-    const { oldest } = this.#pages;
-    if (oldest === null) return 0;
-    this.#pages.delete(oldest.key);
-    return oldest.value.byteLength;
+    return this.#pages.takeOldest()?.value.byteLength ?? 0;
   }
 }
 

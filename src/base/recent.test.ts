@@ -37,9 +37,9 @@ test('behaves as a Map whose entries are taken out and put in again', () => {
       }
       for (const [key] of model) {
         expect(ours.oldest?.key).toBe(key);
-        ours.delete(key);
+        expect(ours.takeOldest()?.key).toBe(key);
       }
-      expect(ours.oldest).toBeNull();
+      expect([ours.oldest, ours.takeOldest(), ours.size]).toEqual([null, null, 0]);
     }),
   );
 });

@@ -63,6 +63,12 @@ export class Recent<K, V> {
     return link.value;
   }
 
+  takeOldest(): Entry<K, V> | null {
+    const oldest = this.#oldest;
+    if (oldest !== null) this.delete(oldest.key);
+    return oldest;
+  }
+
   #takeOut(link: Link<K, V>): void {
     const { older, newer } = link;
     if (older !== null) older.newer = newer;

@@ -126,10 +126,10 @@ export class UnitCache {
     }
     this.#units.put(key, data);
     this.#held += data.length;
-    for (let next = this.#units.oldest; next !== null && this.#held > this.#budget; next = this.#units.oldest) {
-      this.#units.delete(next.key);
-      this.#held -= next.value.length;
-      this.#putOut(next.value);
+    while (this.#held > this.#budget) {
+      const { value: old } = this.#units.takeOldest()!;
+      this.#held -= old.length;
+      this.#putOut(old);
     }
   }
 }

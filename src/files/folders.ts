@@ -18,7 +18,7 @@ export class LastUsed<T> {
 
   set(key: string, value: T): void {
     this.#kept.put(key, value);
-    if (this.#kept.size > this.#most) this.#kept.delete(this.#kept.oldest!.key);
+    if (this.#kept.size > this.#most) this.#kept.takeOldest();
   }
 
   delete(key: string): void {
