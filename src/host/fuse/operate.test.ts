@@ -97,6 +97,16 @@ function setUp(setting: Setting = {}) {
   return { slot, ask, lookup, open, calls, session };
 }
 
+/** Sends READs for an open file, and gives what the operation returns at once. */
+const reader =
+  (fh: number, slot: Slot, session: Session) =>
+  (at: number, length: number): unknown => {
+    slot.words.fill(0, 0, 40);
+    slot.words.set([fh, 0, at, 0, length], 10);
+    slot.words[1] = OPCODE.read;
+    return operate(session, slot, 80);
+  };
+
 describe('INIT', () => {
   it('takes what is offered and never the write-back cache or locks', async () => {
     const { ask, slot, calls } = setUp();
@@ -147,12 +157,7 @@ it('leaves names out that the kernel would refuse', async () => {
 it('answers reads in one go, cut at the end of the file', async () => {
   const { open, slot, session, calls } = setUp();
   const fh = await open();
-  const read = (at: number, length: number): unknown => {
-    slot.words.fill(0, 0, 40);
-    slot.words.set([fh, 0, at, 0, length], 10);
-    slot.words[1] = OPCODE.read;
-    return operate(session, slot, 80);
-  };
+  const read = reader(fh, slot, session);
   expect(read(0, 4096)).toBe(4096);
   expect(slot.body[4095]).toBe(0x55);
   expect(read(SIZE - 10, 4096)).toBe(10);
@@ -174,12 +179,7 @@ it('passes long reads on that lie in one place, and reads what cannot be passed 
   const plain: OpenFile['plain'] = at => (at === 4096 ? null : { source, at: at + 512 });
   const { open, slot, session, calls } = setUp({ pipe, plain, size: 2 ** 30 });
   const fh = await open();
-  const read = (at: number, length: number): unknown => {
-    slot.words.fill(0, 0, 40);
-    slot.words.set([fh, 0, at, 0, length], 10);
-    slot.words[1] = OPCODE.read;
-    return operate(session, slot, 80);
-  };
+  const read = reader(fh, slot, session);
   expect(read(0, MAX_IO)).toBe(NO_REPLY);
   expect(read(4096, MAX_IO)).toBe(MAX_IO);
   expect(read(2 * MAX_IO, LEAST_SPLICED)).toBe(LEAST_SPLICED);
@@ -196,9 +196,7 @@ it('answers as much as an earlier process agreed on', async () => {
   const { open, session } = setUp({ size: 2 ** 30 });
   const fh = await open();
   const slot = new Slot(2 * MAX_IO);
-  slot.words.set([fh, 0, 0, 0, 2 * MAX_IO], 10);
-  slot.words[1] = OPCODE.read;
-  expect(operate(session, slot, 80)).toBe(2 * MAX_IO);
+  expect(reader(fh, slot, session)(0, 2 * MAX_IO)).toBe(2 * MAX_IO);
   expect(slot.body[2 * MAX_IO - 1]).toBe(0x55);
 });
 
