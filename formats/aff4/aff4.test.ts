@@ -1,6 +1,7 @@
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Image, Keyring, Problem } from '../../src/base/contracts.ts';
+import { METADATA } from '../../src/base/shared-budget.ts';
 import { openRepository } from '../../src/chain/repository.ts';
 import { localStore } from '../../src/stores/local.ts';
 import type { Structure } from '../../test/kit/adapter-checks.ts';
@@ -44,6 +45,9 @@ describe.skipIf(sampleMissing('aff4/striped/Base-Linear_2.aff4') !== null)('the 
       const folder = path.join(SAMPLES, path.dirname(file));
       await using image = await aff4.open(path.basename(file), localStore(folder), NO_KEYS);
       for (const level of [1, 2, 3] as const) expect(await verified(image, level), `${file}, ${level}`).toEqual([]);
+      const { held } = METADATA;
+      await verified(image, 2);
+      expect(METADATA.held, 'metadata read again').toBe(held);
     }
   });
 

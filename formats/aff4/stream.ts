@@ -11,7 +11,6 @@ import {
   OTHER_DIGEST,
 } from '../../src/base/packing/chunk.ts';
 import { RecentPages } from '../../src/base/pages.ts';
-import { METADATA } from '../../src/base/shared-budget.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import type { MemberTable } from './members.ts';
 import { INDEX_ENTRY } from './structs.ts';
@@ -67,8 +66,7 @@ export class ImageStream {
   readonly #method: Method | null;
   /** The one of them that is compared whenever a chunk is read. */
   readonly #hash: string | null;
-  readonly #recent = new RecentPages<Bevy>();
-  readonly #took = METADATA.join(this.#recent);
+  readonly #recent = new RecentPages<Bevy>(MOST_BEVIES);
   readonly #coming = new Map<number, Promise<Bevy>>();
 
   constructor(volume: Volume, name: string) {
@@ -120,8 +118,10 @@ export class ImageStream {
     return this.#recent.get(number);
   }
 
-  /** Concurrent calls share one read. */
+  /** Read unless it is in memory. Concurrent calls share one read. */
   bevy(number: number): Promise<Bevy> {
+    const recent = this.bevyNow(number);
+    if (recent !== null) return Promise.resolve(recent);
     const coming = this.#coming.get(number);
     if (coming !== undefined) return coming;
     const reading = this.#readBevy(number).finally(() => this.#coming.delete(number));
@@ -142,9 +142,7 @@ export class ImageStream {
     const byteLength = index.length + (digests?.length ?? 0);
     const view = viewOf(index);
     const bevy = { byteLength, number, chunks, contentAt: place, size: data.size, index: view, digests };
-    if (this.#recent.size >= MOST_BEVIES) this.#took(-this.#recent.dropOldest());
     this.#recent.put(number, bevy);
-    this.#took(byteLength);
     return bevy;
   }
 

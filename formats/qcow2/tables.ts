@@ -2,7 +2,6 @@
 import type { ByteSource, Bytes } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
 import { type Pages, pages, RecentPages } from '../../src/base/pages.ts';
-import { METADATA } from '../../src/base/shared-budget.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { entriesPerTable, type Qcow2Header } from './header.ts';
 
@@ -59,9 +58,7 @@ export class L2Tables {
   readonly #clusterSize: Bytes;
   readonly #pageBytes: Bytes;
   readonly #pagesPerTable: number;
-  readonly #most: number;
-  readonly #pages = new RecentPages<DataView>();
-  readonly #took = METADATA.join(this.#pages);
+  readonly #pages: RecentPages<DataView>;
   readonly #underway = new Map<number, Promise<void>>();
   /** L2 entries in one page; a page never spans two tables. */
   readonly perPage: number;
@@ -74,7 +71,7 @@ export class L2Tables {
     this.#clusterSize = header.clusterSize;
     this.#pageBytes = Math.min(header.clusterSize, PAGE);
     this.#pagesPerTable = header.clusterSize / this.#pageBytes;
-    this.#most = BUDGET / this.#pageBytes;
+    this.#pages = new RecentPages(BUDGET / this.#pageBytes);
     this.perTable = entriesPerTable(header);
     this.perPage = this.perTable / this.#pagesPerTable;
   }
@@ -124,9 +121,7 @@ export class L2Tables {
     this.#check(table, tableAt);
     const bytes = new Uint8Array(this.#pageBytes);
     await this.#source.read(bytes, tableAt + (index % this.#pagesPerTable) * this.#pageBytes);
-    if (this.#pages.size >= this.#most) this.#took(-this.#pages.dropOldest());
     this.#pages.put(index, viewOf(bytes));
-    this.#took(bytes.length);
   }
 
   /** 'corrupt' when the table does not lie on a cluster inside the file. */

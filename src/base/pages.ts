@@ -11,9 +11,16 @@ export interface Pages {
   load(at: Bytes, length: number): Promise<Uint8Array>;
 }
 
-/** Pages by number or offset, in the order of their use. */
+/** Pages by number or offset, in the order of their use: so many at most, and fewer when all images together have too many. */
 export class RecentPages<P extends { readonly byteLength: Bytes }> implements Holder {
   readonly #pages = new Recent<number, P>();
+  readonly #capacity: number;
+  readonly #took: (bytes: Bytes) => void;
+
+  constructor(capacity: number, together = METADATA) {
+    this.#capacity = capacity;
+    this.#took = together.join(this);
+  }
 
   get size(): number {
     return this.#pages.size;
@@ -23,8 +30,13 @@ export class RecentPages<P extends { readonly byteLength: Bytes }> implements Ho
     return this.#pages.use(key) ?? null;
   }
 
+  /** In place of what has the key now. */
   put(key: number, page: P): void {
+    const before = this.#pages.delete(key);
+    if (before !== undefined) this.#took(-before.byteLength);
+    else if (this.size >= this.#capacity) this.#took(-this.dropOldest());
     this.#pages.put(key, page);
+    this.#took(page.byteLength);
   }
 
   dropOldest(): Bytes {
@@ -34,15 +46,12 @@ export class RecentPages<P extends { readonly byteLength: Bytes }> implements Ho
 
 /** At most `capacity` parts stay in memory, and fewer when all images together have too many. */
 export function pages(source: ByteSource, capacity: number, together = METADATA): Pages {
-  const kept = new RecentPages<Uint8Array>();
-  const took = together.join(kept);
+  const kept = new RecentPages<Uint8Array>(capacity, together);
   const coming = new Map<Bytes, Promise<Uint8Array>>();
   const fetchPage = async (at: Bytes, length: number): Promise<Uint8Array> => {
     const page = new Uint8Array(length);
     await source.read(page, at);
-    if (kept.size >= capacity) took(-kept.dropOldest());
     kept.put(at, page);
-    took(length);
     return page;
   };
   return {

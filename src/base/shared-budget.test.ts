@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { random } from '../../test/kit/random.ts';
 import { memoryStore } from '../stores/memory.ts';
-import { type Pages, pages } from './pages.ts';
+import { type Pages, pages, RecentPages } from './pages.ts';
 import { SharedBudget } from './shared-budget.ts';
 
 const PAGE = 4096;
@@ -50,6 +50,20 @@ test('each keeps its own bound too', async () => {
   const [one] = (await holders(1, together)) as [Pages];
   for (let at = 0; at < content.length; at += PAGE) await one.load(at, PAGE);
   expect([residentIn([one]), together.held]).toEqual([16 * PAGE, 16 * PAGE]);
+});
+
+test('what was taken last stays, however long it is, and counts once however often it is put', async () => {
+  const together = new SharedBudget(4 * PAGE);
+  const [other, one] = [new RecentPages(16, together), new RecentPages(16, together)];
+  other.put(0, new Uint8Array(PAGE));
+  one.put(0, new Uint8Array(PAGE));
+  for (let n = 0; n < 100; n++) one.put(1, new Uint8Array(PAGE));
+  expect(together.held).toBe(3 * PAGE);
+  expect([other.size, one.size]).toEqual([1, 2]);
+  one.put(2, new Uint8Array(9 * PAGE));
+  expect([other.size, one.size, one.get(2)?.byteLength]).toEqual([0, 1, 9 * PAGE]);
+  other.put(0, new Uint8Array(PAGE));
+  expect([other.size, one.size, together.held]).toEqual([1, 0, PAGE]);
 });
 
 test('small pages count with what describes them', async () => {

@@ -3,6 +3,8 @@ import type { Bytes } from './contracts.ts';
 import { Recent } from './recent.ts';
 
 export interface Holder {
+  /** Pages that it has. */
+  readonly size: number;
   /** Gives up the page that it used least recently; how much that was, 0 when there is nothing. */
   dropOldest(): Bytes;
 }
@@ -17,7 +19,7 @@ interface Member {
 }
 
 /**
- * When there is too much, those give up first who took something longest ago. A holder is known here as long as it holds
+ * When there is too much, those give up first who took something longest ago; what was taken last stays. A holder is known here as long as it holds
  * anything, also when its image is closed: it should refer to nothing but what it can give up.
  */
 export class SharedBudget {
@@ -48,17 +50,20 @@ export class SharedBudget {
       this.#held += weight;
       if (bytes < 0) return;
       this.#members.put(id, member);
-      this.#shed();
+      this.#shed(member);
     };
   }
 
-  #shed(): void {
+  #shed(taker: Member): void {
     for (let next = this.#members.oldest; next !== null && this.#held > this.#limit; next = this.#members.oldest) {
       const member = next.value;
-      const given = weightOf(member.holder.dropOldest());
+      const { holder } = member;
+      // Whoever took it is about to look at it, and would load it again and again.
+      if (member === taker && holder.size <= 1) return;
+      const given = weightOf(holder.dropOldest());
       member.held -= given;
       this.#held -= given;
-      if (given === 0 || member.held === 0) this.#members.delete(next.key);
+      if (holder.size === 0) this.#members.delete(next.key);
     }
   }
 }
