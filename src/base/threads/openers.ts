@@ -90,8 +90,9 @@ export class Openers<O extends { readonly length: Bytes }> {
       const free = this.#free.get(rounded)?.pop();
       if (free !== undefined) return free;
       if (this.#held === 0 || this.#held + rounded <= BUDGET) {
+        const room = new SharedArrayBuffer(rounded);
         this.#held += rounded;
-        return new SharedArrayBuffer(rounded);
+        return room;
       }
       if (this.#drop()) continue;
       await new Promise<void>(resolve => this.#queue.push(resolve));
@@ -183,6 +184,7 @@ export class Openers<O extends { readonly length: Bytes }> {
       },
       // A thread that ended takes its work along, but not the blocks.
       () => {
+        this.#given.delete(thread);
         for (const one of waiting) this.#atOnce(one);
       },
     );

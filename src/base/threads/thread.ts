@@ -10,5 +10,9 @@ export function serveThread<M, R>(work: (message: M) => R): void {
     if (message === END) port.close();
     else port.postMessage(work(message as M));
   });
+  // It would never be answered: whoever waits for that is told when the thread ends.
+  port.on('messageerror', error => {
+    throw error;
+  });
   port.postMessage(READY);
 }

@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { expect, test } from 'vitest';
+import { Threads } from './threads.ts';
 
 /** A thread that says that it has started only after it was told to end. */
 const PROGRAM = `
@@ -23,4 +24,27 @@ test('a program that waits for the end of a thread that was still starting does 
     stdio: 'pipe',
   });
   expect(out).toBe('ended');
+});
+
+const ECHO = `
+import { parentPort } from 'node:worker_threads';
+parentPort.postMessage('ready');
+parentPort.on('message', message => (message === 'end' ? parentPort.close() : parentPort.postMessage(message)));
+`;
+
+test('what cannot be sent, and an answer that cannot be read, shift no other answer', async () => {
+  const threads = new Threads<unknown, unknown>({
+    program: new URL(`data:text/javascript,${encodeURIComponent(ECHO)}`),
+    what: 'tests',
+    most: 1,
+  });
+  const thread = threads.next();
+  await expect(threads.send(thread, () => {}, 1)).rejects.toThrow(/cloned/);
+  expect([threads.idle, await threads.send(thread, 'a', 1)]).toEqual([true, 'a']);
+  const lost = threads.send(thread, 'b', 1);
+  thread.worker.emit('messageerror', new Error('planted'));
+  await expect(lost).rejects.toThrow('a thread that tests failed: planted');
+  const other = threads.next();
+  expect([other === thread, await threads.send(other, 'c', 1)]).toEqual([false, 'c']);
+  await threads.end();
 });

@@ -72,11 +72,12 @@ export class Threads<M, R> {
 
   /** Rejects when the thread fails, or ends. */
   send(thread: Thread<R>, message: M, load: number): Promise<R> {
-    thread.worker.ref();
-    thread.load += load;
     return new Promise((resolve, reject) => {
-      thread.running.push({ load, resolve, reject });
+      // First: what cannot be sent is not waited for.
       thread.worker.postMessage(message);
+      thread.worker.ref();
+      thread.load += load;
+      thread.running.push({ load, resolve, reject });
     });
   }
 
@@ -92,15 +93,23 @@ export class Threads<M, R> {
       // Also once it has started: what is said to a thread that is still starting does not last.
       if (reply === READY) thread.ready = true;
       else {
-        const waiting = thread.running.shift()!;
+        const waiting = thread.running.shift();
+        // It was given up meanwhile.
+        if (waiting === undefined) return;
         thread.load -= waiting.load;
         waiting.resolve(reply as R);
       }
       // A thread that waits for work keeps nobody from ending; one whose end is waited for must.
       if (thread.running.length === 0 && this.#threads.includes(thread)) worker.unref();
     });
-    worker.on('error', cause => {
-      fail(new ImageError('io', `a thread that ${what} failed: ${(cause as Error).message}`, {}, { cause }));
+    const failed = (cause: Error): void => {
+      fail(new ImageError('io', `a thread that ${what} failed: ${cause.message}`, {}, { cause }));
+    };
+    worker.on('error', cause => failed(cause as Error));
+    // Without that answer the next ones would be taken for those to earlier messages.
+    worker.on('messageerror', cause => {
+      failed(cause as Error);
+      void worker.terminate();
     });
     worker.on('exit', code => fail(new ImageError('io', `a thread that ${what} ended with code ${code}`)));
     // Only now: a listener for messages keeps the program running again.
