@@ -61,6 +61,9 @@ function runThread(
     });
     thread.on('exit', () => {
       clearInterval(watchdog);
+      const now = Atomics.load(at, 0);
+      // Nothing kept it running, and yet something was waited for.
+      if (ended === null && now !== to + 1) ended = { n: now - 1, why: 'waits for what never comes' };
       resolve(ended);
     });
   });
