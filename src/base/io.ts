@@ -175,10 +175,14 @@ const COLD_READS = 64;
 /** Less is not worth a way to the device of its own. */
 const LEAST_DIRECT: Bytes = 256 * 1024;
 
-/** A second descriptor of the file, for transfers around the page cache; null: its file system has none. */
+/** Magic number of tmpfs (statfs(2)). */
+const TMPFS = 0x0102_1994;
+
+/** A second descriptor of the file, for transfers around the page cache; null: its file system has none, or is nothing but that. */
 function openDirect(fd: number): number | null {
+  const path = `/proc/self/fd/${fd}`;
   try {
-    return fs.openSync(`/proc/self/fd/${fd}`, O_RDWR | O_DIRECT);
+    return fs.statfsSync(path).type === TMPFS ? null : fs.openSync(path, O_RDWR | O_DIRECT);
   } catch {
     return null;
   }
