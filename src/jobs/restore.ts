@@ -5,7 +5,16 @@ import { isZero } from '../base/range.ts';
 import { deviceBytes } from '../base/shared-bytes.ts';
 import { Checkpoints, type Reached, readBackError, readerBack } from './checkpoints.ts';
 import { addWindows, CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
-import { dataWindows, firstDifference, inLanes, readSparse, type Watch } from './sparse.ts';
+import {
+  dataWindows,
+  firstDifference,
+  HOLE,
+  inLanes,
+  readBlocks,
+  readSparse,
+  type Watch,
+  type Window,
+} from './sparse.ts';
 import { writeBehind } from './write-behind.ts';
 
 /** Writes a whole disk file of some format, from the start. */
@@ -56,8 +65,6 @@ export interface RestoreResult {
 
 const WINDOW = CHECK_WINDOW;
 const LANES = 3;
-/** Runs of zeros of this length become holes. */
-const HOLE = 65_536;
 
 interface Journal {
   readonly identity: string;
@@ -185,12 +192,12 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
       LANES,
       async ({ at, length }, lane) => {
         const data = buffers[lane]!.subarray(0, length);
-        await readSparse(disk, data, at);
-        return { at, wrote: await writeData(file, data, at), data };
+        const filled = await readBlocks(disk, data, at);
+        for (const part of filled) written += await writeData(file, inside(data, part), at + part.at);
+        return { at, data, filled };
       },
-      ({ at, wrote, data }) => {
-        written += wrote;
-        check.add(data, at);
+      ({ at, data, filled }) => {
+        for (const part of filled) check.add(inside(data, part), at + part.at);
         done = at + data.length;
         spec.progress(done, disk.size);
         checkpoints.begin(done, content);
@@ -207,6 +214,8 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
   }
   return { resumedAt: start.done, written };
 }
+
+const inside = (data: Uint8Array, { at, length }: Window): Uint8Array => data.subarray(at, at + length);
 
 /** Writes the parts that are not zeros. Returns their length. */
 async function writeData(file: ByteFile, data: Uint8Array, at: Bytes): Promise<Bytes> {

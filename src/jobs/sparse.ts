@@ -1,6 +1,6 @@
 /** Walking disks without touching what is known to be zero, with several windows under way and bounded memory. */
 import type { Bytes, Disk, Extent, Extents } from '../base/contracts.ts';
-import { roundDown } from '../base/range.ts';
+import { roundDown, roundUp } from '../base/range.ts';
 import { sharedBytes } from '../base/shared-bytes.ts';
 
 /** The extent at `at`; past the disk's end everything is zero. */
@@ -43,6 +43,38 @@ export async function readSparse(disk: Disk, into: Uint8Array, at: Bytes): Promi
     done += extent.length;
   }
   return read;
+}
+
+/** Runs of zeros of this length, where they begin at a multiple of it, become holes. */
+export const HOLE: Bytes = 65_536;
+
+/**
+ * Fills `into` from `at` (a multiple of HOLE), but for whole blocks of HOLE bytes that are known to be zeros; gives the
+ * stretches between those.
+ */
+export async function readBlocks(disk: Disk, into: Uint8Array, at: Bytes): Promise<readonly Window[]> {
+  const filled: Window[] = [];
+  let from = 0;
+  const fillTo = (end: Bytes): void => {
+    if (end > from) filled.push({ at: from, length: end - from });
+  };
+  for (let done = 0; done < into.length; ) {
+    const extent = await extentAt(disk, at + done, into.length - done);
+    const end = done + extent.length;
+    if (extent.kind === 'data') await disk.read(into.subarray(done, end), at + done);
+    else {
+      const holeAt = Math.min(roundUp(done, HOLE), end);
+      const holeEnd = end === into.length ? end : Math.max(holeAt, roundDown(end, HOLE));
+      into.fill(0, done, holeAt).fill(0, holeEnd, end);
+      if (holeEnd > holeAt) {
+        fillTo(holeAt);
+        from = holeEnd;
+      }
+    }
+    done = end;
+  }
+  fillTo(into.length);
+  return filled;
 }
 
 export interface Window {
