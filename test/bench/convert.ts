@@ -1,9 +1,10 @@
 /**
- * `npm run bench:convert -- [--rounds 3] [--size MIB] [--only NAME]`: `bootmount convert` and reads through a mount beside
- * `qemu-img convert`, in turns in one run; medians and ratios go to test/bench/CONVERT.md unless `--only` chooses some of
- * the rows. A ratio above 1 is faster than QEMU. `convert` makes its file durable and reads it back, and QEMU does neither
- * by itself: each of ours is measured against QEMU with what gives the same assurance, `sync` and `qemu-img compare`.
- * Reads are measured alone: what is read is written nowhere, by QEMU neither (its driver null-co).
+ * `npm run bench:convert -- [--rounds 3] [--size MIB] [--pause SECONDS] [--only NAME,NAME]`: `bootmount convert` and reads
+ * through a mount beside `qemu-img convert`, in turns in one run; medians and ratios go to test/bench/CONVERT.md unless
+ * `--only` chooses some of the rows. A ratio above 1 is faster than QEMU. `convert` makes its file durable and reads it back,
+ * and QEMU does neither by itself: each of ours is measured against QEMU with what gives the same assurance, `sync` and
+ * `qemu-img compare`; and into tmpfs, where there is nothing to make durable, against QEMU alone. `--pause`: rest before each
+ * other one, for a device that lets nobody write fast for long. Reads are measured alone: what is read is written nowhere, by QEMU neither (its driver null-co).
  * Needs root, /dev/fuse, qemu-img.
  */
 import { execFileSync } from 'node:child_process';
@@ -23,12 +24,16 @@ const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '3' },
     size: { type: 'string', default: '1024' },
+    pause: { type: 'string', default: '0' },
     only: { type: 'string', default: '' },
   },
 });
 const MIB = 2 ** 20;
 const size = Number(values.size) * MIB;
 const rounds = Number(values.rounds);
+const pause = values.pause === '0' ? '' : `${values.pause} s of rest before each command; `;
+
+const MEMORY = '/dev/shm';
 
 const folder = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-convert-')));
 const at = (name: string): string => path.join(folder, name);
@@ -91,7 +96,11 @@ function makeDisk(file: string): void {
 function timed(made: string, ...steps: readonly (() => void)[]): readonly number[] {
   fs.rmSync(made, { force: true });
   run('sync', folder);
-  warmMemory(folder);
+  if (made.startsWith(MEMORY)) warmMemory(MEMORY, size / MIB);
+  else {
+    run('sleep', values.pause);
+    warmMemory(folder);
+  }
   const began = performance.now();
   return steps.map(step => {
     step();
@@ -112,8 +121,20 @@ interface Row {
   readonly qemuChecked: number[];
   readonly durable: number[];
   readonly checked: number[];
+  /** Into tmpfs. */
+  readonly qemuMemory: number[];
+  readonly memory: number[];
 }
-const row = (title: string): Row => ({ title, qemu: [], qemuDurable: [], qemuChecked: [], durable: [], checked: [] });
+const row = (title: string): Row => ({
+  title,
+  qemu: [],
+  qemuDurable: [],
+  qemuChecked: [],
+  durable: [],
+  checked: [],
+  qemuMemory: [],
+  memory: [],
+});
 
 interface Reads {
   readonly title: string;
@@ -132,9 +153,11 @@ const intoMemory = (file: string): void => run('cat', file);
 function measureConvert(its: Row, from: Kind, to: Kind): void {
   const [source, out] = [at(from.name), at(to.name)];
   intoMemory(source);
+  const byQemu = (made: string): void =>
+    run('qemu-img', 'convert', '-f', from.qemu, '-O', to.qemu, ...to.flags, source, made);
   const [plain, durable, checked] = timed(
     out,
-    () => run('qemu-img', 'convert', '-f', from.qemu, '-O', to.qemu, ...to.flags, source, out),
+    () => byQemu(out),
     () => run('sync', out),
     () => run('qemu-img', 'compare', '-f', from.qemu, '-F', to.qemu, source, out),
   );
@@ -144,6 +167,10 @@ function measureConvert(its: Row, from: Kind, to: Kind): void {
   its.durable.push(...timed(out, () => bootmount('convert', '--no-read-back', source, out)));
   its.checked.push(...timed(out, () => bootmount('convert', source, out)));
   fs.rmSync(out);
+  const made = path.join(MEMORY, `${path.basename(folder)}-${to.name}`);
+  its.qemuMemory.push(...timed(made, () => byQemu(made)));
+  its.memory.push(...timed(made, () => bootmount('convert', '--no-read-back', source, made)));
+  fs.rmSync(made);
 }
 
 /** `qemu-img convert` into nothing. */
@@ -207,6 +234,14 @@ const convertTable = (rows: readonly Row[]): string =>
     ),
   );
 
+const memoryTable = (rows: readonly Row[]): string =>
+  table(
+    ['qemu-img convert', 'convert --no-read-back', 'ratio'],
+    rows.map(({ title, qemuMemory, memory }) =>
+      line(title, seconds(qemuMemory), seconds(memory), ratio(qemuMemory, memory)),
+    ),
+  );
+
 const readsTable = (rows: readonly Reads[]): string =>
   table(
     [
@@ -229,22 +264,27 @@ const readsTable = (rows: readonly Reads[]): string =>
 
 try {
   makeDisk(at('raw.raw'));
-  const chosen = (title: string): boolean => title.includes(values.only);
+  const chosen = (title: string): boolean => values.only.split(',').some(name => title.includes(name));
   for (const { name, qemu, flags } of SOURCES.slice(1).filter(({ title }) => chosen(`${title} to raw`)))
     run('qemu-img', 'convert', '-f', 'raw', '-O', qemu, ...flags, at('raw.raw'), at(name));
   const sources = SOURCES.map(source => ({ source, its: row(`${source.title} to raw`), read: reads(source.title) }));
   const targets = TARGETS.slice(1).map(target => ({ target, its: row(`raw to ${target.title}`) }));
   const report = (done: number): void => {
+    const converted = [...sources, ...targets].map(({ its }) => its).filter(({ title }) => chosen(title));
     const version = execFileSync('qemu-img', ['--version'], { encoding: 'utf8' }).split('\n')[0];
     const text = `# convert and reads through a mount, beside qemu-img
 
 \`npm run bench:convert\`, ${new Date().toISOString().slice(0, 10)}: ${version}, Node ${process.version}, ${os.cpus().length} × ${os.cpus()[0]!.model}. A disk of ${values.size} MiB, three
-quarters full, in the page cache; seconds, ${done === 1 ? 'one round' : `medians of ${done} rounds`}. A ratio above 1 is faster than QEMU.
+quarters full, in the page cache; ${pause}seconds, ${done === 1 ? 'one round' : `medians of ${done} rounds`}. A ratio above 1 is faster than QEMU.
 
 \`convert\` makes its file durable, which is compared with QEMU and \`sync\`, and without \`--no-read-back\` reads it back,
 which is compared with QEMU, \`sync\` and \`qemu-img compare\`.
 
-${convertTable([...sources, ...targets].map(({ its }) => its).filter(({ title }) => chosen(title)))}
+${convertTable(converted)}
+
+Into tmpfs, where the data stay in memory whoever writes them:
+
+${memoryTable(converted)}
 
 Reading alone, nothing is written: \`qemu-img convert\` of the image into QEMU's null-co, beside the
 whole disk through the mount as a raw file, read by \`dd bs=4M iflag=direct\` and by \`qemu-img convert -T none\` into null-co.

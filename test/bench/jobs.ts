@@ -107,9 +107,9 @@ export function misses({ rw, bs, depth, once }: Job, file: string): string | nul
  * Takes as much memory as first writes do and gives it back. Where the host of a virtual machine takes free memory away, pages
  * that were not used for seconds come back at a tenth of the speed of a write, now for the one and now for the other.
  */
-export function warmMemory(folder: string): void {
+export function warmMemory(folder: string, mib = 768): void {
   const file = path.join(folder, 'warm');
-  tool('dd', 'if=/dev/zero', `of=${file}`, 'bs=1M', 'count=768', 'status=none');
+  tool('dd', 'if=/dev/zero', `of=${file}`, 'bs=1M', `count=${mib}`, 'status=none');
   fs.rmSync(file);
 }
 
