@@ -6,9 +6,9 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Bytes } from './contracts.ts';
 import { ImageError } from './errors.ts';
-import { LocalFile } from './io.ts';
+import { LocalFile, syncData, writeFullNow } from './io.ts';
 
-const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
+const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? 'error';
 
@@ -115,6 +115,36 @@ export function renameFile(from: string, to: string): void {
   } catch (cause) {
     throw failed('rename', from, cause);
   }
+}
+
+/** Makes a created, renamed or removed name durable. */
+export async function syncDirectory(folder: string): Promise<void> {
+  const fd = fs.openSync(folder, O_RDONLY);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      fs.fsync(fd, error => (error ? reject(failed('fsync', folder, error)) : resolve()));
+    });
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Writes a small file so that, after any crash, either the old or the new content is there. */
+export async function replaceFile(file: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  const temporary = `${file}.new-${process.pid}`;
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
+  const fd = fs.openSync(temporary, 'w', mode);
+  try {
+    writeFullNow(fd, bytes, 0, temporary);
+    await syncData(fd, temporary);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  } finally {
+    fs.closeSync(fd);
+  }
+  fs.renameSync(temporary, file);
+  await syncDirectory(file.slice(0, Math.max(1, file.lastIndexOf('/'))));
 }
 
 /**

@@ -3,7 +3,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { random } from '../../test/kit/random.ts';
-import { openFile, readFullNow, replaceFile, writeFullNow } from './io.ts';
+import { replaceFile } from './files.ts';
+import { openFile, readFullNow, writeFullNow } from './io.ts';
 import { native } from './native.ts';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-io-'));

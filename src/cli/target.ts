@@ -3,7 +3,8 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { type LocalFile, openFile, replaceFile, syncDirectory, writtenAside } from '../base/io.ts';
+import { replaceFile, syncDirectory } from '../base/files.ts';
+import { type LocalFile, openFile, writtenAside } from '../base/io.ts';
 import type { RestoreTarget } from '../jobs/restore.ts';
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;

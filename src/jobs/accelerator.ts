@@ -3,7 +3,7 @@
  * runs a hundred times slower than emulation, or stops in firmware code.
  */
 import { spawn } from 'node:child_process';
-import { replaceFile } from '../base/io.ts';
+import { replaceFile } from '../base/files.ts';
 import type { Accelerator } from './qemu.ts';
 
 const LIMIT_MS = 2000;

@@ -1,6 +1,7 @@
 /** Where distributions keep UEFI firmware for QEMU (OVMF, without Secure Boot). */
 import { ImageError } from '../base/errors.ts';
-import { openFile, replaceFile } from '../base/io.ts';
+import { replaceFile } from '../base/files.ts';
+import { openFile } from '../base/io.ts';
 import type { UefiFiles } from './qemu.ts';
 
 const PLACES: readonly UefiFiles[] = [

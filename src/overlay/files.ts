@@ -9,9 +9,11 @@ import {
   readSmallFile,
   removeFile,
   renameFile,
+  replaceFile,
   spaceNow,
+  syncDirectory,
 } from '../base/files.ts';
-import { readFullNow, replaceFile, syncDirectory } from '../base/io.ts';
+import { readFullNow } from '../base/io.ts';
 import { native } from '../base/native.ts';
 
 export interface OverlayFile {

@@ -2,7 +2,8 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { ByteFile, Store, StoreEntry, WritableStore } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { openFile, syncDirectory, writtenAside } from '../base/io.ts';
+import { syncDirectory } from '../base/files.ts';
+import { openFile, writtenAside } from '../base/io.ts';
 
 /** A name leads nowhere but below the root: no `..`, no absolute path, no NUL, no backslash tricks. */
 function checkName(name: string): void {

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Bytes, Disk, DiskFormat, OpenFile, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { replaceFile } from '../base/io.ts';
+import { replaceFile } from '../base/files.ts';
 import { type Overlay, openOverlay } from '../overlay/overlay.ts';
 import { computedDisk, type Growth, openWritableView } from '../views/writable.ts';
 import { spaceOf } from './space.ts';

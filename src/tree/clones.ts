@@ -9,7 +9,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { DirNode, DiskFormat, FileNode, Node, OpenFile, VirtualFile } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { replaceFile, syncDirectory } from '../base/io.ts';
+import { replaceFile, syncDirectory } from '../base/files.ts';
 import { once } from '../base/lazy.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
 import { type CloneDisk, openCloneDisk } from './clone-disk.ts';
