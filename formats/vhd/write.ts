@@ -5,6 +5,9 @@ import { viewOf } from '../../src/base/struct.ts';
 import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from '../../src/base/vhd.ts';
 import { BLOCK, checkedSize, footerFor, leadFor, planFor, uuidFor } from './layout.ts';
 
+/** What is all zero of a block, in parts of this length, stays a hole of the file. */
+const PART: Bytes = 256 * 1024;
+
 /**
  * Writes the disk into an empty file as a dynamic VHD; blocks of zeros take no space. The footer goes last, after
  * everything else is durable: a file that was cut off is not taken for a disk.
@@ -21,18 +24,24 @@ export async function writeVhd(
   const footer = footerFor(size, 'dynamic', uuidFor(`vhd file\n${disk.id}`));
   const table = new Uint8Array(plan.tableLength).fill(0xff);
   const entries = viewOf(table);
-  const unit = new Uint8Array(plan.bitmapLength + BLOCK).fill(0xff, 0, plan.bitmapLength);
+  const bitmap = new Uint8Array(plan.bitmapLength).fill(0xff);
+  const data = new Uint8Array(BLOCK);
   let end = plan.first;
   for (let block = 0; block < plan.blocks; block++) {
     signal?.throwIfAborted();
     const start = block * BLOCK;
     const length = Math.min(BLOCK, disk.size - start);
     const used = await dataLength(disk, start, length);
-    const data = unit.subarray(plan.bitmapLength);
     if (used > 0) await disk.read(data.subarray(0, used), start);
-    data.fill(0, used);
-    if (used > 0 && !isZero(data.subarray(0, used))) {
-      await file.write(unit, end);
+    let present = false;
+    for (let within = 0; within < used; within += PART) {
+      const part = data.subarray(within, Math.min(used, within + PART));
+      if (isZero(part)) continue;
+      if (!present) await file.write(bitmap, end);
+      present = true;
+      await file.write(part, end + plan.bitmapLength + within);
+    }
+    if (present) {
       entries.setUint32(block * 4, end / SECTOR);
       end += plan.stride;
     }

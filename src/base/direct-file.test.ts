@@ -22,6 +22,7 @@ async function everyPiece(name: string): Promise<void> {
   const memory = deviceBytes(2 * MIB);
   const pieces: readonly (readonly [at: number, from: number, length: number])[] = [
     [0, 0, MIB],
+    [MIB + 700, 700, MIB - 50],
     [2 * MIB, DIRECT_UNIT, MIB],
     [3 * MIB + 512, 0, MIB],
     [5 * MIB, 100, MIB],

@@ -8,6 +8,7 @@ import fs from 'node:fs';
 import type { ByteFile, Bytes, Done, Extent } from './contracts.ts';
 import { ImageError } from './errors.ts';
 import { native } from './native.ts';
+import { roundDown, roundUp } from './range.ts';
 import { DIRECT_UNIT } from './shared-bytes.ts';
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECT } = fs.constants;
@@ -109,36 +110,6 @@ export function syncData(fd: number, name: string): Promise<void> {
   return new Promise((resolve, reject) => {
     fs.fdatasync(fd, error => (error ? reject(ioError(name, 0, error)) : resolve()));
   });
-}
-
-/** Makes a created, renamed or removed name durable. */
-export async function syncDirectory(path: string): Promise<void> {
-  const fd = fs.openSync(path, O_RDONLY);
-  try {
-    await new Promise<void>((resolve, reject) => {
-      fs.fsync(fd, error => (error ? reject(ioError(path, 0, error)) : resolve()));
-    });
-  } finally {
-    fs.closeSync(fd);
-  }
-}
-
-/** Writes a small file so that, after any crash, either the old or the new content is there. */
-export async function replaceFile(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
-  const temporary = `${path}.new-${process.pid}`;
-  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
-  const fd = fs.openSync(temporary, 'w', mode);
-  try {
-    writeFullNow(fd, bytes, 0, temporary);
-    await syncData(fd, temporary);
-  } catch (error) {
-    fs.rmSync(temporary, { force: true });
-    throw error;
-  } finally {
-    fs.closeSync(fd);
-  }
-  fs.renameSync(temporary, path);
-  await syncDirectory(path.slice(0, Math.max(1, path.lastIndexOf('/'))));
 }
 
 export type OpenMode = 'read' | 'write' | 'create';
@@ -297,17 +268,32 @@ export class LocalFile implements ByteFile {
    * write to a file, and the others would spin on the processors until it is done.
    */
   async writeAside(from: Uint8Array, at: Bytes): Promise<void> {
-    if (this.#suits(from, at)) {
+    const [first, last] = this.#directPart(from, at);
+    if (first > 0) await this.#writeCached(from.subarray(0, first), at);
+    if (last > first) {
+      const part = from.subarray(first, last);
       // Into a hole only one thread writes at a time, and nobody reads meanwhile. What cannot be had is told of by the write.
-      native()!.allocate(this.fd, at, from.length);
-      await this.#around(fd => writeFull(fd, from, at, this.name));
-    } else {
-      const written = this.#aside.then(() => writeFull(this.fd, from, at, this.name));
-      this.#aside = written.catch(() => {});
-      await written;
+      native()!.allocate(this.fd, at + first, part.length);
+      await this.#around(fd => writeFull(fd, part, at + first, this.name));
     }
+    if (last < from.length) await this.#writeCached(from.subarray(last), at + last);
     this.#runs = NO_RUNS;
     this.#size = Math.max(this.#size, at + from.length);
+  }
+
+  async #writeCached(from: Uint8Array, at: Bytes): Promise<void> {
+    const written = this.#aside.then(() => writeFull(this.fd, from, at, this.name));
+    this.#aside = written.catch(() => {});
+    await written;
+  }
+
+  /** The part of a write that can go around the page cache, from where to where; when there is none both are its length. */
+  #directPart(from: Uint8Array, at: Bytes): readonly [first: Bytes, last: Bytes] {
+    const first = roundUp(at, DIRECT_UNIT) - at;
+    const last = roundDown(at + from.length, DIRECT_UNIT) - at;
+    if (last - first < LEAST_DIRECT || !this.#suits(from.subarray(first, last), at + first))
+      return [from.length, from.length];
+    return [first, last];
   }
 
   /**
