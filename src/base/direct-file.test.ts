@@ -43,6 +43,9 @@ async function everyPiece(name: string): Promise<void> {
     await aside.read(into, at);
     expect(Buffer.compare(into, wanted.subarray(at, at + length)), `${length} at ${at}`).toBe(0);
   }
+  const whole = new Uint8Array(wanted.length);
+  await aside.read(whole, 0);
+  expect(Buffer.compare(whole, wanted)).toBe(0);
   expect(aside.size).toBe(wanted.length);
   await aside.sync();
   expect(Buffer.compare(fs.readFileSync(file), wanted)).toBe(0);

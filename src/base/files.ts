@@ -1,12 +1,13 @@
 /**
  * Names in a local folder, and what the system says about itself and its programs: what `io.ts` needs beside it for
- * files that are kept (overlays, trackers, locks). Together the two do all disk I/O.
+ * files that are kept (overlays, trackers, locks).
  */
 import fs from 'node:fs';
 import path from 'node:path';
 import type { Bytes } from './contracts.ts';
 import { ImageError } from './errors.ts';
-import { LocalFile, syncData, writeFullNow } from './io.ts';
+import { syncData, writeFullNow } from './full-io.ts';
+import { LocalFile } from './io.ts';
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 

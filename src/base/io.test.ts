@@ -4,7 +4,8 @@ import path from 'node:path';
 import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { random } from '../../test/kit/random.ts';
 import { replaceFile } from './files.ts';
-import { openFile, readFullNow, writeFullNow } from './io.ts';
+import { readFullNow, writeFullNow } from './full-io.ts';
+import { openFile } from './io.ts';
 import { native } from './native.ts';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'bootmount-io-'));

@@ -1,116 +1,23 @@
-/**
- * All disk I/O goes through here: full reads, full writes, checked offsets.
- *
- * Why: Node writes at the file's cursor, without an error, when the position is a BigInt, NaN, a fraction, negative or
- * missing; and a write on a full disk returns short without an error. Both are silent corruption.
- */
+/** Local files and block devices, opened by their path. */
 import fs from 'node:fs';
 import type { ByteFile, Bytes, Done, Extent } from './contracts.ts';
 import { ImageError } from './errors.ts';
+import {
+  checkOffset,
+  ioError,
+  readFull,
+  readFullNow,
+  shortRead,
+  syncData,
+  writeFull,
+  writeFullNow,
+} from './full-io.ts';
 import { native } from './native.ts';
 import { roundDown, roundUp } from './range.ts';
+import { Rooms } from './rooms.ts';
 import { DIRECT_UNIT } from './shared-bytes.ts';
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECT } = fs.constants;
-
-export function checkOffset(at: number, length: number, file: string): void {
-  if (!Number.isSafeInteger(at) || at < 0 || !Number.isSafeInteger(at + length)) {
-    throw new ImageError('out-of-range', `offset ${at} is not a safe position`, { file });
-  }
-}
-
-const shortRead = (name: string, at: number, got: number, wanted: number): ImageError =>
-  new ImageError('corrupt', `the file ends early: ${got} of ${wanted} bytes`, { file: name, at });
-
-const ioError = (name: string, at: number, cause: unknown): ImageError => {
-  const code = (cause as NodeJS.ErrnoException).code ?? 'error';
-  const fault = code === 'ENOSPC' || code === 'EDQUOT' ? 'no-space' : code === 'EFBIG' ? 'too-big' : 'io';
-  return new ImageError(
-    fault,
-    fault === 'no-space' ? 'no space left' : `I/O failed (${code})`,
-    { file: name, at },
-    { cause },
-  );
-};
-
-/** Fills all of `into`, or throws. */
-export function readFullNow(fd: number, into: Uint8Array, at: Bytes, name: string): void {
-  checkOffset(at, into.length, name);
-  let done = 0;
-  try {
-    while (done < into.length) {
-      const n = fs.readSync(fd, into, done, into.length - done, at + done);
-      if (n === 0) throw shortRead(name, at, done, into.length);
-      done += n;
-    }
-  } catch (error) {
-    throw error instanceof ImageError ? error : ioError(name, at + done, error);
-  }
-}
-
-/** A short write is how a full disk shows first; the next attempt brings the error itself, as a rule. */
-const nothingWritten = (): Error => Object.assign(new Error('nothing written'), { code: 'ENOSPC' });
-
-/** Writes all of `from`, or throws 'no-space', 'too-big' or 'io'. */
-export function writeFullNow(fd: number, from: Uint8Array, at: Bytes, name: string): void {
-  checkOffset(at, from.length, name);
-  let done = 0;
-  try {
-    while (done < from.length) {
-      const n = fs.writeSync(fd, from, done, from.length - done, at + done);
-      if (n === 0) throw nothingWritten();
-      done += n;
-    }
-  } catch (error) {
-    throw ioError(name, at + done, error);
-  }
-}
-
-const writeSome = (fd: number, from: Uint8Array, offset: number, at: number): Promise<number> =>
-  new Promise((resolve, reject) => {
-    fs.write(fd, from, offset, from.length - offset, at + offset, (error, n) => (error ? reject(error) : resolve(n)));
-  });
-
-/** As `writeFullNow`, on a pool thread. */
-async function writeFull(fd: number, from: Uint8Array, at: Bytes, name: string): Promise<void> {
-  checkOffset(at, from.length, name);
-  let done = 0;
-  try {
-    while (done < from.length) {
-      const n = await writeSome(fd, from, done, at);
-      if (n === 0) throw nothingWritten();
-      done += n;
-    }
-  } catch (error) {
-    throw ioError(name, at + done, error);
-  }
-}
-
-const readSome = (fd: number, into: Uint8Array, offset: number, at: number): Promise<number> =>
-  new Promise((resolve, reject) => {
-    fs.read(fd, into, offset, into.length - offset, at + offset, (error, n) => (error ? reject(error) : resolve(n)));
-  });
-
-/** As `readFullNow`, on a pool thread. */
-async function readFull(fd: number, into: Uint8Array, at: Bytes, name: string): Promise<void> {
-  checkOffset(at, into.length, name);
-  let done = 0;
-  try {
-    while (done < into.length) {
-      const n = await readSome(fd, into, done, at);
-      if (n === 0) throw shortRead(name, at, done, into.length);
-      done += n;
-    }
-  } catch (error) {
-    throw error instanceof ImageError ? error : ioError(name, at + done, error);
-  }
-}
-
-export function syncData(fd: number, name: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    fs.fdatasync(fd, error => (error ? reject(ioError(name, 0, error)) : resolve()));
-  });
-}
 
 export type OpenMode = 'read' | 'write' | 'create';
 
@@ -150,10 +57,10 @@ const LEAST_DIRECT: Bytes = 256 * 1024;
 const TMPFS = 0x0102_1994;
 
 /** A second descriptor of the file, for transfers around the page cache; null: its file system has none, or is nothing but that. */
-function openDirect(fd: number): number | null {
+function openDirect(fd: number, access: number): number | null {
   const path = `/proc/self/fd/${fd}`;
   try {
-    return fs.statfsSync(path).type === TMPFS ? null : fs.openSync(path, O_RDWR | O_DIRECT);
+    return fs.statfsSync(path).type === TMPFS ? null : fs.openSync(path, access | O_DIRECT);
   } catch {
     return null;
   }
@@ -162,6 +69,9 @@ function openDirect(fd: number): number | null {
 /** The device wants other places or lengths than DIRECT_UNIT gives. */
 const isInvalid = (error: unknown): boolean =>
   error instanceof ImageError && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'EINVAL';
+
+/** For pieces that come from a device in other places than they are wanted at. */
+const ROOMS = new Rooms(8 * 2 ** 20);
 
 interface Run {
   readonly at: Bytes;
@@ -212,7 +122,7 @@ export class LocalFile implements ByteFile {
   read(into: Uint8Array, at: Bytes): Done {
     if (!this.#open) throw new ImageError('io', 'the file is closed', { file: this.name, at });
     if (at + into.length > this.#size) throw shortRead(this.name, at, Math.max(0, this.#size - at), into.length);
-    if (this.#suits(into, at)) return this.#around(fd => readFull(fd, into, at, this.name));
+    if (this.#goesAround(into)) return this.#readAround(into, at);
     if (this.#cold > 0) {
       // Slow may also have been the processor: what is in memory is still read at once, where that can be told.
       const got = this.#tells ? (native()?.readNow(this.fd, into, at) ?? null) : null;
@@ -297,16 +207,33 @@ export class LocalFile implements ByteFile {
   }
 
   /**
-   * From now on long pieces from `deviceBytes` go to the device, and come from it, around the page cache, where the file
-   * system can: they leave no pages behind that would have to be found, filled and written later, and what is read is what
-   * the device holds.
+   * From now on long pieces from `deviceBytes` go to the device, and all long ones come from it, around the page cache, where
+   * the file system can: they leave no pages behind that would have to be found, filled and written later, and what is read is
+   * what the device holds.
    */
-  bypassCache(): void {
-    if (native() !== null) this.#direct ??= openDirect(this.fd);
+  bypassCache(access: 'read' | 'write' = 'write'): void {
+    if (native() !== null) this.#direct ??= openDirect(this.fd, access === 'read' ? O_RDONLY : O_RDWR);
+  }
+
+  #goesAround(bytes: Uint8Array): boolean {
+    return this.#direct !== null && this.#isDirect && bytes.length >= LEAST_DIRECT;
+  }
+
+  /** What does not suit the device comes through memory that does. */
+  async #readAround(into: Uint8Array, at: Bytes): Promise<void> {
+    if (this.#suits(into, at)) return this.#around(fd => readFull(fd, into, at, this.name));
+    const before = at % DIRECT_UNIT;
+    const length = roundUp(before + into.length, DIRECT_UNIT);
+    await ROOMS.lend(length + DIRECT_UNIT, async room => {
+      const skip = roundUp(native()!.address(room), DIRECT_UNIT) - native()!.address(room);
+      const suited = room.subarray(skip, skip + length);
+      await this.#around(fd => readFull(fd, suited, at - before, this.name, before + into.length));
+      into.set(suited.subarray(before, before + into.length));
+    });
   }
 
   #suits(bytes: Uint8Array, at: Bytes): boolean {
-    if (this.#direct === null || !this.#isDirect || bytes.length < LEAST_DIRECT) return false;
+    if (!this.#goesAround(bytes)) return false;
     return at % DIRECT_UNIT === 0 && bytes.length % DIRECT_UNIT === 0 && native()!.address(bytes) % DIRECT_UNIT === 0;
   }
 

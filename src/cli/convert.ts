@@ -63,7 +63,7 @@ async function write(
       readBack,
       write: format === 'raw' ? null : fileWriters[format]!,
       reopen: () => {
-        const store = localFileStore(target.partial);
+        const store = localFileStore(target.partial, true);
         return openDiskFile(path.basename(target.partial), store, adapters, keyring({}, { ask: false }));
       },
       signal: context.signal,

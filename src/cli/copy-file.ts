@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { readFullNow, writeFullNow } from '../base/io.ts';
+import { readFullNow, writeFullNow } from '../base/full-io.ts';
 import type { FileContent } from '../files/content.ts';
 import type { PointFile } from '../files/point-files.ts';
 

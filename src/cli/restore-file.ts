@@ -72,7 +72,7 @@ export async function restoreToFile(spec: FileRestore, context: Context): Promis
       reopen: () =>
         openDiskFile(
           path.basename(target.partial),
-          localFileStore(target.partial),
+          localFileStore(target.partial, true),
           adapters,
           keyring({}, { ask: false }),
         ),

@@ -2,7 +2,7 @@
 import type { Bytes, Disk, Done, Extent } from '../base/contracts.ts';
 import { also, joined } from '../base/done.ts';
 import { ImageError } from '../base/errors.ts';
-import { checkOffset } from '../base/io.ts';
+import { checkOffset } from '../base/full-io.ts';
 import { roundDown, roundUp } from '../base/range.ts';
 import { Admission, underLock } from './admission.ts';
 import type { DataFiles } from './data-files.ts';

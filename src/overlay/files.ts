@@ -13,7 +13,7 @@ import {
   spaceNow,
   syncDirectory,
 } from '../base/files.ts';
-import { readFullNow } from '../base/io.ts';
+import { readFullNow } from '../base/full-io.ts';
 import { native } from '../base/native.ts';
 
 export interface OverlayFile {

@@ -52,22 +52,29 @@ async function* walk(root: string, folder: string, skips: Skips): AsyncIterable<
   }
 }
 
-/** A folder as a store, read only: nothing reachable from here opens a file for writing. */
-export function localStore(folder: string): Store {
+/**
+ * A folder as a store, read only: nothing reachable from here opens a file for writing. `fromDevice`: long reads go around the
+ * page cache, to see what its device holds.
+ */
+export function localStore(folder: string, fromDevice = false): Store {
   const root = fs.realpathSync(folder);
   return {
     label: folder,
     list: (prefix = '', skips = () => false) => walk(root, prefix, skips),
-    open: async name => openFile(resolveInside(root, name), 'read', name),
+    async open(name) {
+      const opened = await openFile(resolveInside(root, name), 'read', name);
+      if (fromDevice) opened.bypassCache('read');
+      return opened;
+    },
     async [Symbol.asyncDispose]() {},
   };
 }
 
 /** One file as a store; its siblings can be opened (a parent lies beside its child) but are not listed. */
-export function localFileStore(file: string): Store {
+export function localFileStore(file: string, fromDevice = false): Store {
   const folder = path.dirname(path.resolve(file));
   const name = path.basename(file);
-  const inner = localStore(folder);
+  const inner = localStore(folder, fromDevice);
   return {
     label: file,
     async *list(prefix = '') {

@@ -1,6 +1,6 @@
 import type { ByteFile, Bytes, WritableStore } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { checkOffset } from '../base/io.ts';
+import { checkOffset } from '../base/full-io.ts';
 
 interface Held {
   data: Uint8Array;

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import type { DirNode, Done, FileNode, LinkNode, Node, OpenFile } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { readFullNow, syncData, writeFullNow } from '../../src/base/io.ts';
+import { readFullNow, syncData, writeFullNow } from '../../src/base/full-io.ts';
 
 export const MiB = 1024 * 1024;
 export const DISK_SIZE = 64 * MiB;

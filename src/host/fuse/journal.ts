@@ -6,7 +6,7 @@
  */
 import fs from 'node:fs';
 import { ImageError } from '../../base/errors.ts';
-import { writeFullNow } from '../../base/io.ts';
+import { writeFullNow } from '../../base/full-io.ts';
 
 /** What the kernel and this side agreed on. */
 export interface Connection {

@@ -6,7 +6,7 @@
  * Lines: `r UNIQUE POINTS` (begun, with what it is blamed for so far), `a UNIQUE` (answered).
  */
 import fs from 'node:fs';
-import { writeFullNow } from '../../base/io.ts';
+import { writeFullNow } from '../../base/full-io.ts';
 
 /**
  * By how the process ended: a crash or hang speaks against what was in hand. A kill from outside hardly does: a flush
