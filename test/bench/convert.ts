@@ -3,9 +3,9 @@
  * through a mount beside `qemu-img convert`, in turns in one run; medians and ratios go to test/bench/CONVERT.md unless
  * `--only` chooses some of the rows. A ratio above 1 is faster than QEMU. `convert` makes its file durable and reads it back,
  * and QEMU does neither by itself: each of ours is measured against QEMU with what gives the same assurance, `sync` and
- * `qemu-img compare`; and into tmpfs, where there is nothing to make durable, against QEMU alone. `--pause`: rest before each
- * other one, for a device that lets nobody write fast for long. Reads are measured alone: what is read is written nowhere, by QEMU neither (its driver null-co).
- * Needs root, /dev/fuse, qemu-img.
+ * `qemu-img compare`; and into tmpfs, where there is nothing to make durable, against QEMU alone. `--pause`: rest before what
+ * goes to the device, for one that lets nobody write fast for long. Reads are measured alone: what is read is written
+ * nowhere, by QEMU neither (its driver null-co). Needs root, /dev/fuse, qemu-img.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -31,7 +31,7 @@ const { values } = parseArgs({
 const MIB = 2 ** 20;
 const size = Number(values.size) * MIB;
 const rounds = Number(values.rounds);
-const pause = values.pause === '0' ? '' : `${values.pause} s of rest before each command; `;
+const pause = values.pause === '0' ? '' : `${values.pause} s of rest before what goes to the device; `;
 
 const MEMORY = '/dev/shm';
 
@@ -180,6 +180,9 @@ const drain = (file: string, format: string, ...flags: readonly string[]): void 
 /** One reader, one request after the other, around the page cache: what is timed is the mount. */
 const dd = (file: string): void => run('dd', `if=${file}`, 'of=/dev/null', 'bs=4M', 'iflag=direct');
 
+/** So often in each round: a read takes half a second. */
+const READS = 3;
+
 /** Seconds of a read of an image that lies in memory. */
 function readingTime(read: () => void): number {
   const began = performance.now();
@@ -191,7 +194,7 @@ function readingTime(read: () => void): number {
 async function measureReads(its: Reads, from: Kind): Promise<void> {
   const [mnt, state] = [at('mnt'), at('state')];
   intoMemory(at(from.name));
-  its.qemu.push(readingTime(() => drain(at(from.name), from.qemu)));
+  const inMemory = (): void => void its.qemu.push(readingTime(() => drain(at(from.name), from.qemu)));
   fs.mkdirSync(mnt, { recursive: true });
   bootmount('mount', at(from.name), mnt, '--state', state);
   try {
@@ -199,8 +202,11 @@ async function measureReads(its: Reads, from: Kind): Promise<void> {
     const disk = path.join(mnt, 'backups', set!, 'latest', 'disk0.raw');
     // Opened: what is timed is reading, by `qemu-img` too.
     run('qemu-img', 'info', disk);
-    its.mounted.push(readingTime(() => dd(disk)));
-    its.byQemu.push(readingTime(() => drain(disk, 'raw', '-T', 'none')));
+    for (let n = 0; n < READS; n++) {
+      inMemory();
+      its.mounted.push(readingTime(() => dd(disk)));
+      its.byQemu.push(readingTime(() => drain(disk, 'raw', '-T', 'none')));
+    }
   } finally {
     bootmount('umount', mnt, '--release');
   }
