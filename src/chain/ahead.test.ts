@@ -192,4 +192,18 @@ describe('reading ahead', () => {
       expect(made.unpacked).toHaveLength(32);
     }
   });
+
+  test('once it may not be, nothing is, also of what was due', async () => {
+    const made = packed(64);
+    const { cache, disk } = diskOf(made, 64 * UNIT);
+    for (let unit = 0; unit < 3; unit++) await disk.read(new Uint8Array(UNIT), unit * UNIT);
+    await settled(cache);
+    expect(made.unpacked.length).toBeGreaterThan(3);
+    const before = made.unpacked.length;
+    cache.readsAhead = false;
+    for (let unit = 0; unit < 64; unit++) await disk.read(new Uint8Array(UNIT), unit * UNIT);
+    await settled(cache);
+    expect(made.unpacked).toHaveLength(64);
+    expect(made.unpacked.slice(before)).toEqual([...made.unpacked.slice(before)].sort((a, b) => a - b));
+  });
 });

@@ -29,6 +29,8 @@ export interface AheadSource {
   look(at: Bytes): Next | null;
   /** Brings what `look` saw at `at` into memory, or the metadata when it saw none. */
   begin(at: Bytes): Promise<void>;
+  /** false: nothing may be begun now. */
+  may(): boolean;
   /** It has something to do from now on (true), or nothing any more (false). */
   busy(now: boolean): void;
 }
@@ -60,6 +62,7 @@ export class ReadAhead {
 
   /** To be told of each read that found packed data. */
   saw(at: Bytes, length: Bytes): void {
+    if (!this.#source.may()) return;
     const end = at + length;
     const near = Math.abs(at - this.#end) <= SLACK * length;
     if (!near) {
@@ -108,6 +111,7 @@ export class ReadAhead {
   }
 
   #go(): void {
+    if (!this.#source.may()) this.#stop();
     for (let begun = 0; this.#flying < IN_FLIGHT || this.#units < UNITS_IN_FLIGHT; ) {
       const next = this.#seek();
       if (next === undefined) return;

@@ -33,6 +33,8 @@ export class UnitCache {
   #owners = 0;
   hits = 0;
   misses = 0;
+  /** false: nothing is decoded that nobody asked for. */
+  readsAhead = true;
   /** Readers ahead that have something to do: until they are done, the event loop must turn. */
   ahead = 0;
 

@@ -143,6 +143,7 @@ function readAhead({ spec, size, owners, index }: Chain): ReadAhead {
         await (owner === null ? index!.load(at) : layers[owner.layer]!.load(at, Math.min(size - at, owner.length)));
       }
     },
+    may: () => cache.readsAhead,
     busy: now => {
       cache.ahead += now ? 1 : -1;
     },

@@ -22,6 +22,8 @@ export interface Stack extends AsyncDisposable {
   makeClone(request: CloneRequest): Promise<CloneRecord>;
   /** Something is decoded that nobody waits for yet: the event loop must turn. */
   working(): boolean;
+  /** From now on nothing is decoded that nobody asked for. */
+  endReadAhead(): void;
   status(): Omit<WorkerStatus, 'survives'>;
 }
 
@@ -88,6 +90,9 @@ export async function openStack(config: ServeConfig): Promise<Stack> {
       },
       makeClone,
       working: () => cache.ahead > 0 || scratch.working(),
+      endReadAhead() {
+        cache.readsAhead = false;
+      },
       status: () => ({
         clones: clones.list(),
         cache: { held: cache.held, budget: cache.budget, hits: cache.hits, misses: cache.misses },

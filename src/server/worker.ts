@@ -41,6 +41,7 @@ async function serve(blame: keyof typeof BLAME): Promise<void> {
     blame: BLAME[blame],
     onError: (request, error) => complaints.note(request, error),
     onRefused: request => log(`workers die of this request, it is answered with an I/O error: ${request}`),
+    onSuspect: () => needed().endReadAhead(),
     hideOwners: config!.allowOther && process.geteuid?.() !== 0,
     mailbox: () => answering > 0 || needed().working(),
     onInit: agreed => {

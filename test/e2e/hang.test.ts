@@ -20,6 +20,8 @@ afterAll(() => fs.rmSync(folder, { recursive: true }));
 
 const UNIT = 65536;
 const UNITS = 64;
+/** The units before this one are read together. */
+const ASKED = 5;
 
 /** The unit whose unpacking ends the worker, and what that and the others take while it does so, in ms. */
 const BAD = 3;
@@ -45,6 +47,7 @@ const layer = {
   },
   load: async () => {},
   async unpack(unit, into) {
+    if (unit >= ${ASKED}) fs.appendFileSync(new URL('ahead', import.meta.url), process.pid + ' ');
     if (once('slow')) await new Promise(resolve => setTimeout(resolve, 14_000));
     if (unit === ${BAD} && once('crash'))
       await new Promise(() => setTimeout(() => { throw new Error('planted crash'); }, ${CRASH_MS}));
@@ -70,6 +73,8 @@ interface At extends AsyncDisposable {
   plant(name: 'spin' | 'slow' | 'crash' | 'tired' | 'sick', content: 'once' | 'always'): void;
   status(): Promise<MountStatus>;
   log(): string;
+  /** How many workers decoded units that nobody had asked for. */
+  ahead(): number;
 }
 
 let mounts = 0;
@@ -83,6 +88,7 @@ async function mounted(): Promise<At> {
   for (const made of [repo, mnt]) fs.mkdirSync(made, { recursive: true });
   fs.writeFileSync(adapter, ADAPTER);
   fs.writeFileSync(path.join(repo, 'a.hang'), 'x');
+  fs.writeFileSync(path.join(own, 'ahead'), '');
   const ran = await runCli([
     'mount',
     repo,
@@ -103,6 +109,7 @@ async function mounted(): Promise<At> {
     plant: (name, content) => fs.writeFileSync(path.join(own, name), content),
     status: async () => JSON.parse((await runCli(['mount', '--status', mnt, '--json'])).stdout) as MountStatus,
     log: () => fs.readFileSync(log, 'utf8'),
+    ahead: () => new Set(fs.readFileSync(path.join(own, 'ahead'), 'utf8').trim().split(' ').filter(Boolean)).size,
     async [Symbol.asyncDispose]() {
       const ended = await runCli(['umount', mnt, '--release']);
       expect(ended, ended.stderr).toMatchObject({ code: 0 });
@@ -150,15 +157,17 @@ with ThreadPoolExecutor(${units}) as pool:
 
 describe.skipIf(cannot !== '').concurrent(`a crash${cannot === '' ? '' : ` (skipped: ${cannot})`}`, () => {
   const EIO = String(os.constants.errno.EIO);
-  const all = (bad: string): readonly string[] => Array.from({ length: 5 }, (_, n) => (n === BAD ? bad : 'ok'));
+  const all = (bad: string): readonly string[] => Array.from({ length: ASKED }, (_, n) => (n === BAD ? bad : 'ok'));
 
   test('that a request brings about each time ends with an error for it alone', async () => {
     await using at = await mounted();
     at.plant('crash', 'always');
     at.plant('tired', 'always');
-    expect(await readTogether(at.disk, 5)).toEqual(all(EIO));
+    expect(await readTogether(at.disk, ASKED)).toEqual(all(EIO));
     const { restarts } = (await at.status()).worker;
     expect(restarts).toBe(3);
+    // Those that knew what the ones before had died of did nothing that nobody had asked for.
+    expect(at.ahead()).toBeLessThanOrEqual(2);
     expect(at.log()).toMatch(
       new RegExp(`answered with an I/O error: read /backups/hang/.*/disk0.raw, ${UNIT} bytes at ${BAD * UNIT}`),
     );
@@ -168,7 +177,7 @@ describe.skipIf(cannot !== '').concurrent(`a crash${cannot === '' ? '' : ` (skip
     await using at = await mounted();
     at.plant('crash', 'once');
     at.plant('tired', 'always');
-    expect(await readTogether(at.disk, 5)).toEqual(all('ok'));
+    expect(await readTogether(at.disk, ASKED)).toEqual(all('ok'));
     expect((await at.status()).worker).toMatchObject({ restarts: 1 });
   }, 60_000);
 

@@ -34,6 +34,11 @@ export interface ServeOptions {
   readonly blame?: number;
   /** Called when a request is answered with an error because processes die of it; says which one it is. */
   onRefused?(request: string): void;
+  /**
+   * Called when a request comes that earlier processes died of, or may have. What is decoded ahead of requests from then on
+   * could end this process too, and somebody else's request would be blamed for it.
+   */
+  onSuspect?(): void;
   /** Called when a request is answered with EIO, EACCES, ENOSPC or EROFS, of which the caller learns no more than that. */
   onError?(request: string, error: unknown): void;
   /**
@@ -230,6 +235,7 @@ class Loop implements Serving {
   #answerAgain(suspects: Suspects, slot: Slot, got: number): boolean {
     const unique = uniqueOf(slot);
     const judged = suspects.judge(unique);
+    if (judged !== 'as any') this.#options.onSuspect?.();
     if (judged === 'refused') {
       this.#options.onRefused?.(describe(this.#session, slot));
       this.#reply(slot, -ERRNO.EIO);
