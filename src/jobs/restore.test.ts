@@ -100,9 +100,11 @@ describe('restore to raw', () => {
     const target = fakeTarget(file => ({
       ...file,
       size: bytes.length,
-      write(from, at) {
+      // Later than the next window is begun.
+      async write(from, at) {
         written += from.length;
-        return file.write(from, at);
+        await new Promise(resolve => setTimeout(resolve, 2));
+        await file.write(from, at);
       },
     }));
     const result = await restore(specFor(memoryDisk(bytes), target));

@@ -193,10 +193,12 @@ async function restoreRaw(spec: RestoreSpec, file: ByteFile): Promise<RestoreRes
       async ({ at, length }, lane) => {
         const data = buffers[lane]!.subarray(0, length);
         const filled = await readBlocks(disk, data, at);
-        for (const part of filled) written += await writeData(file, inside(data, part), at + part.at);
-        return { at, data, filled };
+        let wrote = 0;
+        for (const part of filled) wrote += await writeData(file, inside(data, part), at + part.at);
+        return { at, wrote, data, filled };
       },
-      ({ at, data, filled }) => {
+      ({ at, wrote, data, filled }) => {
+        written += wrote;
         for (const part of filled) check.add(inside(data, part), at + part.at);
         done = at + data.length;
         spec.progress(done, disk.size);
