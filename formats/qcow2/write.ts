@@ -3,7 +3,7 @@ import { promisify } from 'node:util';
 import { deflateRaw, zstdCompress } from 'node:zlib';
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { isZero, roundDown, roundUp } from '../../src/base/range.ts';
+import { filledRuns, roundDown, roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { type Compression, INCOMPATIBLE, tablesFor } from './header.ts';
 import { clusterBitsFor, plainHeader, putEntry } from './layout.ts';
@@ -232,12 +232,6 @@ export async function writeQcow2(
 /** Puts what is not zero, neighbours together. */
 async function putRuns(writer: Qcow2Writer, first: number, data: Uint8Array): Promise<void> {
   const { clusterSize } = writer;
-  const part = (i: number): Uint8Array => data.subarray(i * clusterSize, (i + 1) * clusterSize);
-  const count = data.length / clusterSize;
-  for (let i = 0; i < count; ) {
-    let end = i;
-    while (end < count && !isZero(part(end))) end++;
-    if (end > i) await writer.put(first + i, data.subarray(i * clusterSize, end * clusterSize));
-    i = end + 1;
-  }
+  for (const [from, to] of filledRuns(data, clusterSize))
+    await writer.put(first + from / clusterSize, data.subarray(from, to));
 }

@@ -1,6 +1,6 @@
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
 import { dataLength } from '../../src/base/extents.ts';
-import { isZero } from '../../src/base/range.ts';
+import { filledRuns } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { FOOTER_SIZE, HEADER_SIZE, SECTOR } from '../../src/base/vhd.ts';
 import { BLOCK, checkedSize, footerFor, leadFor, planFor, uuidFor } from './layout.ts';
@@ -34,12 +34,10 @@ export async function writeVhd(
     const used = await dataLength(disk, start, length);
     if (used > 0) await disk.read(data.subarray(0, used), start);
     let present = false;
-    for (let within = 0; within < used; within += PART) {
-      const part = data.subarray(within, Math.min(used, within + PART));
-      if (isZero(part)) continue;
+    for (const [from, to] of filledRuns(data.subarray(0, used), PART)) {
       if (!present) await file.write(bitmap, end);
       present = true;
-      await file.write(part, end + plan.bitmapLength + within);
+      await file.write(data.subarray(from, to), end + plan.bitmapLength + from);
     }
     if (present) {
       entries.setUint32(block * 4, end / SECTOR);

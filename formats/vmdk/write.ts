@@ -1,7 +1,7 @@
 /** Writing a disk as one sparse VMDK file. */
 import type { ByteFile, Bytes, Disk } from '../../src/base/contracts.ts';
 import { ImageError } from '../../src/base/errors.ts';
-import { isZero, roundDown, roundUp } from '../../src/base/range.ts';
+import { filledRuns, roundDown, roundUp } from '../../src/base/range.ts';
 import { viewOf } from '../../src/base/struct.ts';
 import { directoryEntries, GRAIN, leadFor, PER_TABLE, planFor, type SparsePlan, TABLE } from './layout.ts';
 import { baseName } from './names.ts';
@@ -100,15 +100,10 @@ async function appendGrains(
   data: Uint8Array,
   end: Bytes,
 ): Promise<Bytes> {
-  const count = data.length / GRAIN;
-  for (let i = 0; i < count; ) {
-    let last = i;
-    for (; last < count && !isZero(data.subarray(last * GRAIN, (last + 1) * GRAIN)); last++) {
-      await tables.put(first + last, end + (last - i) * GRAIN);
-    }
-    if (last > i) await file.write(data.subarray(i * GRAIN, last * GRAIN), end);
-    end += (last - i) * GRAIN;
-    i = last + 1;
+  for (const [from, to] of filledRuns(data, GRAIN)) {
+    for (let at = from; at < to; at += GRAIN) await tables.put(first + at / GRAIN, end + at - from);
+    await file.write(data.subarray(from, to), end);
+    end += to - from;
   }
   return end;
 }

@@ -37,3 +37,13 @@ export function isZero(data: Uint8Array): boolean {
   }
   return true;
 }
+
+/** The runs of blocks of `unit` bytes that are not all zero, from where to where; the last block may be shorter. */
+export function* filledRuns(data: Uint8Array, unit: number): Generator<readonly [from: number, to: number]> {
+  for (let from = 0; from < data.length; ) {
+    let to = from;
+    while (to < data.length && !isZero(data.subarray(to, to + unit))) to += unit;
+    if (to > from) yield [from, Math.min(to, data.length)];
+    from = to + unit;
+  }
+}

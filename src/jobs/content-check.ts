@@ -1,7 +1,7 @@
 /** A check value of what a disk holds, however it is read: the same for the same bytes, in one pass and constant memory. */
 import { type CipherGCM, createCipheriv, hash } from 'node:crypto';
 import type { Bytes, Disk } from '../base/contracts.ts';
-import { isZero } from '../base/range.ts';
+import { filledRuns } from '../base/range.ts';
 import { type dataWindows, inLanes } from './sparse.ts';
 
 /** Check values are made of stretches of this length, each by itself: at their ends a check can be stopped and continued. */
@@ -93,17 +93,11 @@ export class ContentCheck {
       this.#endWindow();
       this.#window = window;
     }
-    const first = (at % CHECK_WINDOW) / BLOCK;
-    const count = data.length / BLOCK;
-    const zero = (i: number): boolean => isZero(data.subarray(i * BLOCK, (i + 1) * BLOCK));
-    for (let i = 0; i < count; ) {
-      let end = i;
-      while (end < count && !zero(end)) this.#present[first + end++] = 1;
-      if (end > i) {
-        this.#mac ??= createCipheriv('aes-128-gcm', KEY, NONCE);
-        this.#mac.setAAD(data.subarray(i * BLOCK, end * BLOCK));
-      }
-      i = end + 1;
+    const first = at % CHECK_WINDOW;
+    for (const [from, to] of filledRuns(data, BLOCK)) {
+      this.#present.fill(1, (first + from) / BLOCK, (first + to) / BLOCK);
+      this.#mac ??= createCipheriv('aes-128-gcm', KEY, NONCE);
+      this.#mac.setAAD(data.subarray(from, to));
     }
   }
 

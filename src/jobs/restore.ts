@@ -1,7 +1,7 @@
 /** Restore: one disk of a restore point into a file that is complete, durable and read back, or not there. */
 import type { ByteFile, Bytes, Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { isZero } from '../base/range.ts';
+import { filledRuns } from '../base/range.ts';
 import { deviceBytes } from '../base/shared-bytes.ts';
 import { Checkpoints, type Reached, readBackError, readerBack } from './checkpoints.ts';
 import { addWindows, CHECK_WINDOW, ContentCheck, checkedDisk } from './content-check.ts';
@@ -222,15 +222,9 @@ const inside = (data: Uint8Array, { at, length }: Window): Uint8Array => data.su
 /** Writes the parts that are not zeros. Returns their length. */
 async function writeData(file: ByteFile, data: Uint8Array, at: Bytes): Promise<Bytes> {
   let written = 0;
-  for (let from = 0; from < data.length; ) {
-    let to = from;
-    while (to < data.length && !isZero(data.subarray(to, to + HOLE))) to += HOLE;
-    if (to > from) {
-      const part = data.subarray(from, to);
-      await file.write(part, at + from);
-      written += part.length;
-    }
-    from = to + HOLE;
+  for (const [from, to] of filledRuns(data, HOLE)) {
+    await file.write(data.subarray(from, to), at + from);
+    written += to - from;
   }
   return written;
 }
