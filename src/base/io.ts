@@ -15,7 +15,7 @@ import {
 import { native } from './native.ts';
 import { roundDown, roundUp } from './range.ts';
 import { Rooms } from './rooms.ts';
-import { DIRECT_UNIT } from './shared-bytes.ts';
+import { DIRECT_UNIT, suitedPart } from './shared-bytes.ts';
 
 const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECT } = fs.constants;
 
@@ -225,8 +225,7 @@ export class LocalFile implements ByteFile {
     const before = at % DIRECT_UNIT;
     const length = roundUp(before + into.length, DIRECT_UNIT);
     await ROOMS.lend(length + DIRECT_UNIT, async room => {
-      const skip = roundUp(native()!.address(room), DIRECT_UNIT) - native()!.address(room);
-      const suited = room.subarray(skip, skip + length);
+      const suited = suitedPart(room, length);
       await this.#around(fd => readFull(fd, suited, at - before, this.name, before + into.length));
       into.set(suited.subarray(before, before + into.length));
     });

@@ -9,10 +9,12 @@ export const isShared = (bytes: Uint8Array): boolean => bytes.buffer instanceof 
 /** What a device wants of a transfer that goes around the page cache: place in memory, place in the file, length. */
 export const DIRECT_UNIT: Bytes = 4096;
 
-/** As `sharedBytes`, at a place in memory that suits a device, where that can be told. */
-export function deviceBytes(length: Bytes): Uint8Array {
-  const bytes = sharedBytes(length + DIRECT_UNIT);
-  const past = (native()?.address(bytes) ?? 0) % DIRECT_UNIT;
+/** The first `length` bytes of `room` from a place in memory that suits a device, where that can be told: it is longer by DIRECT_UNIT. */
+export function suitedPart(room: Uint8Array, length: Bytes): Uint8Array {
+  const past = (native()?.address(room) ?? 0) % DIRECT_UNIT;
   const from = past === 0 ? 0 : DIRECT_UNIT - past;
-  return bytes.subarray(from, from + length);
+  return room.subarray(from, from + length);
 }
+
+/** As `sharedBytes`, at a place in memory that suits a device, where that can be told. */
+export const deviceBytes = (length: Bytes): Uint8Array => suitedPart(sharedBytes(length + DIRECT_UNIT), length);
