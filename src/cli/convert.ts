@@ -1,16 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
-import path from 'node:path';
 import { ImageError } from '../base/errors.ts';
-import { openDiskFile } from '../chain/file.ts';
 import { type RestoreResult, restore } from '../jobs/restore.ts';
-import { adapters, fileWriters } from '../registry.ts';
-import { localFileStore } from '../stores/local.ts';
+import { fileWriters } from '../registry.ts';
 import { type ConvertSource, openConvertSource } from './convert-source.ts';
 import { FILE_FORMATS, formatByName } from './file-format.ts';
 import { type ScratchArgs, scratchOptions, verbScratch } from './scratch.ts';
 import { type KeyArgs, keyOptions, keyring } from './secrets.ts';
-import { restoreTarget } from './target.ts';
+import { openWritten, restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context, Verb } from './verb.ts';
 
@@ -62,10 +59,7 @@ async function write(
       target,
       readBack,
       write: format === 'raw' ? null : fileWriters[format]!,
-      reopen: () => {
-        const store = localFileStore(target.partial, true);
-        return openDiskFile(path.basename(target.partial), store, adapters, keyring({}, { ask: false }));
-      },
+      reopen: () => openWritten(target.partial),
       signal: context.signal,
       progress: done => bar.at(done),
       checking() {

@@ -3,13 +3,10 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { Disk } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
-import { openDiskFile } from '../chain/file.ts';
 import type { Repository, RestorePoint } from '../chain/point.ts';
 import { restore } from '../jobs/restore.ts';
-import { adapters, fileWriters } from '../registry.ts';
-import { localFileStore } from '../stores/local.ts';
-import { keyring } from './secrets.ts';
-import type { restoreTarget } from './target.ts';
+import { fileWriters } from '../registry.ts';
+import { openWritten, type restoreTarget } from './target.ts';
 import { display, formatDuration, formatSize } from './text.ts';
 import type { Bar, Context } from './verb.ts';
 
@@ -69,13 +66,7 @@ export async function restoreToFile(spec: FileRestore, context: Context): Promis
       target,
       readBack: true,
       write: fileWriters[format] ?? null,
-      reopen: () =>
-        openDiskFile(
-          path.basename(target.partial),
-          localFileStore(target.partial, true),
-          adapters,
-          keyring({}, { ask: false }),
-        ),
+      reopen: () => openWritten(target.partial),
       signal: context.signal,
       progress: done => bar.at(done),
       checking() {

@@ -5,7 +5,11 @@ import type { Bytes } from '../base/contracts.ts';
 import { ImageError } from '../base/errors.ts';
 import { replaceFile, syncDirectory } from '../base/files.ts';
 import { type LocalFile, openFile, writtenAside } from '../base/io.ts';
+import { openDiskFile } from '../chain/file.ts';
 import type { RestoreTarget } from '../jobs/restore.ts';
+import { adapters } from '../registry.ts';
+import { localFileStore } from '../stores/local.ts';
+import { keyring } from './secrets.ts';
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
 const JOURNAL_LIMIT = 65_536;
@@ -87,6 +91,10 @@ export function restoreTarget(file: string, force: boolean): RestoreTarget & { r
     },
   };
 }
+
+/** What was written so far, opened by its format. It is read from the device, not from what the host has of it in memory. */
+export const openWritten = (partial: string): ReturnType<typeof openDiskFile> =>
+  openDiskFile(path.basename(partial), localFileStore(partial, true), adapters, keyring({}, { ask: false }));
 
 export interface InPlaceTarget extends AsyncDisposable {
   readonly file: LocalFile;
