@@ -19,8 +19,8 @@ interface Member {
 }
 
 /**
- * When there is too much, those give up first who took something longest ago; what was taken last stays. A holder is known here as long as it holds
- * anything, also when its image is closed: it should refer to nothing but what it can give up.
+ * When there is too much, those give up first who took something longest ago; what was taken last stays. A holder is known
+ * here as long as it holds anything, also when its image is closed: it should refer to nothing but what it can give up.
  */
 export class SharedBudget {
   readonly #limit: Bytes;

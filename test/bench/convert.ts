@@ -194,7 +194,6 @@ function readingTime(read: () => void): number {
 async function measureReads(its: Reads, from: Kind): Promise<void> {
   const [mnt, state] = [at('mnt'), at('state')];
   intoMemory(at(from.name));
-  const inMemory = (): void => void its.qemu.push(readingTime(() => drain(at(from.name), from.qemu)));
   fs.mkdirSync(mnt, { recursive: true });
   bootmount('mount', at(from.name), mnt, '--state', state);
   try {
@@ -203,7 +202,7 @@ async function measureReads(its: Reads, from: Kind): Promise<void> {
     // Opened: what is timed is reading, by `qemu-img` too.
     run('qemu-img', 'info', disk);
     for (let n = 0; n < READS; n++) {
-      inMemory();
+      its.qemu.push(readingTime(() => drain(at(from.name), from.qemu)));
       its.mounted.push(readingTime(() => dd(disk)));
       its.byQemu.push(readingTime(() => drain(disk, 'raw', '-T', 'none')));
     }
